@@ -1,0 +1,82 @@
+#include "base/mapped_file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "base/error.h"
+
+namespace qwen {
+namespace {
+
+class FileDescriptor {
+ public:
+  explicit FileDescriptor(int fd) : fd_(fd) {}
+  ~FileDescriptor() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  FileDescriptor(const FileDescriptor&) = delete;
+  FileDescriptor& operator=(const FileDescriptor&) = delete;
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+std::string reason(int error) {
+  char text[128];
+  return strerror_r(error, text, sizeof text);  // GNU form: thread-safe, returns the message
+}
+
+}  // namespace
+
+MappedFile::MappedFile(const std::filesystem::path& path, LoadMode mode) : path_(path) {
+  const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (file.get() < 0) {
+    const int error = errno;
+    fail(error == ENOENT || error == ENOTDIR ? Status::not_found : Status::io, path.string(), ": ", reason(error));
+  }
+  struct stat info {};
+  if (::fstat(file.get(), &info) != 0) fail(Status::io, path.string(), ": ", reason(errno));
+  if (!S_ISREG(info.st_mode)) fail(Status::io, path.string(), ": is not a regular file");
+  const auto size = static_cast<size_t>(info.st_size);
+  if (size == 0) return;
+
+  const bool map = mode == LoadMode::mmap;
+  void* memory = ::mmap(nullptr, size, map ? PROT_READ : PROT_READ | PROT_WRITE,
+                        map ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, map ? file.get() : -1, 0);
+  if (memory == MAP_FAILED) {
+    const int error = errno;
+    fail(error == ENOMEM ? Status::out_of_memory : Status::io, path.string(), ": cannot ", map ? "map " : "hold ", size,
+         " bytes: ", reason(error));
+  }
+  data_ = static_cast<std::byte*>(memory);
+  size_ = size;
+  if (map) return;
+  for (size_t done = 0; done < size;) {
+    const ssize_t got = ::pread(file.get(), data_ + done, size - done, static_cast<off_t>(done));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) {
+      const int error = errno;
+      ::munmap(data_, size_);
+      data_ = nullptr;
+      if (got == 0) fail(Status::io, path.string(), ": became shorter while it was read");
+      fail(Status::io, path.string(), ": ", reason(error));
+    }
+    done += static_cast<size_t>(got);
+  }
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : path_(std::move(other.path_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+MappedFile::~MappedFile() {
+  if (data_) ::munmap(data_, size_);
+}
+
+}  // namespace qwen

@@ -1,0 +1,37 @@
+// A file's bytes, read-only, for as long as the object lives.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <span>
+#include <string>
+
+namespace qwen {
+
+enum class LoadMode {
+  mmap,  // mapped: costs page faults only, pages are shared between processes; a file truncated later by somebody
+         // else raises SIGBUS in this process
+  read,  // read into private memory: slower to open, immune to later changes of the file
+};
+
+class MappedFile {
+ public:
+  // Throws Error: not_found, io, out_of_memory. An empty file gives an empty span.
+  explicit MappedFile(const std::filesystem::path& path, LoadMode mode = LoadMode::mmap);
+  ~MappedFile();
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+  MappedFile& operator=(MappedFile&&) = delete;
+
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+  std::string_view text() const { return {reinterpret_cast<const char*>(data_), size_}; }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+  std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+}  // namespace qwen

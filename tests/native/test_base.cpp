@@ -1,0 +1,32 @@
+#include <doctest/doctest.h>
+
+#include "base/error.h"
+#include "base/json.h"
+
+using namespace qwen;
+
+TEST_CASE("cat writes numbers without the host's locale") { CHECK(cat("a", 1, 'b', 2.5, true) == "a1b2.5true"); }
+
+TEST_CASE("quoted escapes control bytes and never cuts a code point") {
+  CHECK(quoted("a\nb") == "'a\\x0ab'");
+  CHECK(quoted("ééé", 3) == "'é...'");
+}
+
+TEST_CASE("broken JSON is an error that names the file and the line") {
+  try {
+    parse_json("{\n \"a\": [1,\n}", "config.json");
+    FAIL("no error");
+  } catch (const Error& error) {
+    CHECK(error.status() == Status::invalid_file);
+    CHECK(error.message().find("config.json: not valid JSON at line 3") == 0);
+  }
+  const std::string deep(100000, '[');
+  CHECK_THROWS_AS(parse_json(deep, "deep"), Error);
+}
+
+TEST_CASE("a member of another type is an error that names the key") {
+  const auto document = parse_json(R"({"n": "seven", "big": 1e6})", "f");
+  CHECK_THROWS_WITH_AS(json_int(document, "n", "f"), "f: key 'n' must be an integer, it is a string", Error);
+  CHECK(json_int(document, "big", "f") == 1000000);
+  CHECK(!json_int(document, "absent", "f"));
+}
