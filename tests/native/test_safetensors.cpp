@@ -106,7 +106,7 @@ TEST_CASE("every dtype has the size and the name of the format") {
       {"BOOL", 1}, {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"I8", 1},  {"U8", 1}};
   for (const auto& [name, size] : dtypes) {
     const auto path = folder.write(
-        "f", safetensors("{" + tensor("x", name, "[5]", cat("[0,", size * 5, "]")) + "}", size * 5));
+        "f", safetensors(cat("{", tensor("x", name, "[5]", cat("[0,", size * 5, "]")), "}"), size * 5));
     const auto source = open_safetensors(path, LoadMode::read);
     const TensorView* x = source->find("x");
     REQUIRE(x);
@@ -124,13 +124,13 @@ TEST_CASE("a lying or truncated safetensors file is refused with its reason") {
   };
   const auto one = [](std::string_view dtype, std::string_view shape, std::string_view offsets,
                       size_t bytes) {
-    return safetensors("{" + tensor("x", dtype, shape, offsets) + "}", bytes);
+    return safetensors(cat("{", tensor("x", dtype, shape, offsets), "}"), bytes);
   };
   const auto entry = [](std::string_view text, size_t bytes = 4) {
     return safetensors(cat("{\"x\":", text, "}"), bytes);
   };
   constexpr Status broken = Status::invalid_file;
-  const std::string two = tensor("x", "I8", "[4]", "[0,4]") + "," + tensor("y", "I8", "[4]", "[4,8]");
+  const std::string two = cat(tensor("x", "I8", "[4]", "[0,4]"), ",", tensor("y", "I8", "[4]", "[4,8]"));
   const std::vector<Case> cases = {
       {"empty", "", broken, "has 0 bytes"},
       {"seven bytes", "1234567", broken, "has 7 bytes"},
@@ -203,29 +203,29 @@ TEST_CASE("a lying or truncated safetensors file is refused with its reason") {
       {"scalar of no bytes", one("F32", "[]", "[0,0]", 0), broken, "F32 of shape [] is 4 bytes"},
       {"hole before", one("I8", "[4]", "[4,8]", 8), broken, "bytes 0 to 4 before it belong to no tensor"},
       {"hole between",
-       safetensors("{" + tensor("x", "I8", "[4]", "[0,4]") + "," + tensor("y", "I8", "[4]", "[5,9]") + "}",
+       safetensors(cat("{", tensor("x", "I8", "[4]", "[0,4]"), ",", tensor("y", "I8", "[4]", "[5,9]"), "}"),
                    9),
        broken, "tensor 'y': its data begins at 5, but bytes 4 to 5"},
-      {"bytes behind", safetensors("{" + two + "}", 9), broken, "the last 1 bytes belong to no tensor"},
+      {"bytes behind", safetensors(cat("{", two, "}"), 9), broken, "the last 1 bytes belong to no tensor"},
       {"data but no tensor", safetensors("{}", 1), broken, "the last 1 bytes belong to no tensor"},
       {"overlap",
-       safetensors("{" + tensor("x", "I8", "[4]", "[0,4]") + "," + tensor("y", "I8", "[4]", "[3,7]") + "}",
+       safetensors(cat("{", tensor("x", "I8", "[4]", "[0,4]"), ",", tensor("y", "I8", "[4]", "[3,7]"), "}"),
                    7),
        broken, "tensor 'y': its data begins at 3, inside tensor 'x', which ends at 4"},
       {"the same bytes twice",
-       safetensors("{" + tensor("x", "I8", "[4]", "[0,4]") + "," + tensor("y", "I8", "[4]", "[0,4]") + "}",
+       safetensors(cat("{", tensor("x", "I8", "[4]", "[0,4]"), ",", tensor("y", "I8", "[4]", "[0,4]"), "}"),
                    4),
        broken, "overlap"},
       {"zero-size tensor inside another",
-       safetensors("{" + tensor("x", "I8", "[4]", "[0,4]") + "," + tensor("y", "I8", "[0]", "[2,2]") + "}",
+       safetensors(cat("{", tensor("x", "I8", "[4]", "[0,4]"), ",", tensor("y", "I8", "[0]", "[2,2]"), "}"),
                    4),
        broken, "overlap"},
       {"name twice",
-       safetensors("{" + tensor("x", "I8", "[4]", "[0,4]") + "," + tensor("x", "I8", "[4]", "[4,8]") + "}",
+       safetensors(cat("{", tensor("x", "I8", "[4]", "[0,4]"), ",", tensor("x", "I8", "[4]", "[4,8]"), "}"),
                    8),
        broken, "tensor 'x': is in the header twice"},
       {"name with control bytes",
-       safetensors("{" + tensor("\\u0000\\u001b[2J\\n", "I8", "[3]", "[0,4]") + "}", 4), broken,
+       safetensors(cat("{", tensor("\\u0000\\u001b[2J\\n", "I8", "[3]", "[0,4]"), "}"), 4), broken,
        "tensor '\\x00\\x1b[2J\\x0a'"},
   };
   const TemporaryFolder folder;
@@ -286,9 +286,9 @@ constexpr const char* kIndexName = "model.safetensors.index.json";
 
 // Two shards, "a" in the first, "b" and "c" in the second, and the index given.
 Outcome open_shards(const TemporaryFolder& folder, std::string_view index) {
-  folder.write("s1.safetensors", safetensors("{" + tensor("a", "I8", "[4]", "[0,4]") + "}", 4));
-  folder.write("s2.safetensors", safetensors("{" + tensor("b", "I8", "[4]", "[0,4]") + "," +
-                                                 tensor("c", "I8", "[1]", "[4,5]") + "}",
+  folder.write("s1.safetensors", safetensors(cat("{", tensor("a", "I8", "[4]", "[0,4]"), "}"), 4));
+  folder.write("s2.safetensors", safetensors(cat("{", tensor("b", "I8", "[4]", "[0,4]"), ",",
+                                                 tensor("c", "I8", "[1]", "[4,5]"), "}"),
                                              5));
   const auto path = folder.write(kIndexName, index);
   return outcome_of([&] { open_sharded_safetensors(path, LoadMode::mmap); });
@@ -355,9 +355,9 @@ TEST_CASE("an index that does not match its shards is refused with its reason") 
 
 TEST_CASE("a name in two shards is refused") {
   const TemporaryFolder folder;
-  folder.write("s1.safetensors", safetensors("{" + tensor("a", "I8", "[4]", "[0,4]") + "}", 4));
-  folder.write("s2.safetensors", safetensors("{" + tensor("a", "I8", "[4]", "[0,4]") + "," +
-                                                 tensor("b", "I8", "[1]", "[4,5]") + "}",
+  folder.write("s1.safetensors", safetensors(cat("{", tensor("a", "I8", "[4]", "[0,4]"), "}"), 4));
+  folder.write("s2.safetensors", safetensors(cat("{", tensor("a", "I8", "[4]", "[0,4]"), ",",
+                                                 tensor("b", "I8", "[1]", "[4,5]"), "}"),
                                              5));
   const auto index =
       folder.write(kIndexName, R"({"weight_map":{"a":"s1.safetensors","b":"s2.safetensors"}})");
