@@ -92,11 +92,14 @@ struct KernelCount {
   int64_t calls;
 };
 
-// Memory that lives for one step. rows() is cheap; reset() recycles everything handed out.
+// Memory that lives for one step. rows() is cheap; rewind() recycles what was handed out since mark(), reset() everything.
 class Workspace {
  public:
+  using Mark = size_t;
   virtual ~Workspace() = default;
   virtual Rows rows(int64_t rows, int64_t width) = 0;  // uninitialised
+  virtual Mark mark() const = 0;
+  virtual void rewind(Mark mark) = 0;
   virtual void reset() = 0;
 };
 

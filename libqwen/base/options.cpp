@@ -71,7 +71,7 @@ const OptionRow& row(std::string_view key) {
     keys += keys.empty() ? "" : ", ";
     keys += candidate.key;
   }
-  fail(Status::invalid_argument, "unknown option ", quoted(key), "; the options are ", keys);
+  fail(Status::invalid_argument, "unknown option ", quote(key), "; the options are ", keys);
 }
 
 std::string_view type_name(OptionType type) {
@@ -114,7 +114,7 @@ void check_choice(const OptionRow& option, std::string_view text) {
     if (bar == std::string_view::npos) break;
     rest.remove_prefix(bar + 1);
   }
-  fail(Status::invalid_argument, "option '", option.key, "' is ", quoted(text), "; allowed are ", option.choices);
+  fail(Status::invalid_argument, "option '", option.key, "' is ", quote(text), "; allowed are ", option.choices);
 }
 
 template <class Number>
@@ -122,7 +122,7 @@ Number parse_number(const OptionRow& option, std::string_view text, std::string_
   Number value{};
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size())
-    fail(Status::invalid_argument, origin, " is ", quoted(text), ", it must be ", type_name(option.type));
+    fail(Status::invalid_argument, origin, " is ", quote(text), ", it must be ", type_name(option.type));
   return value;
 }
 
