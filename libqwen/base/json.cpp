@@ -19,6 +19,9 @@ constexpr unsigned kParseFlags = rapidjson::kParseValidateEncodingFlag | rapidjs
 }  // namespace
 
 JsonDocument parse_json(std::string_view text, std::string_view source) {
+  // RapidJSON takes a zero byte for the end of the text and would accept anything behind it.
+  if (const size_t zero = text.find('\0'); zero != std::string_view::npos)
+    fail(Status::invalid_file, source, ": not valid JSON at byte ", zero, ": a zero byte");
   JsonDocument document;
   document.Parse<kParseFlags>(text.data(), text.size());
   if (document.HasParseError()) {
