@@ -13,7 +13,7 @@ constexpr unsigned kParseFlags = rapidjson::kParseValidateEncodingFlag | rapidjs
 
 [[noreturn]] void wrong_type(std::string_view source, std::string_view key, std::string_view wanted,
                              const JsonValue& value) {
-  fail(Status::invalid_file, source, ": key ", quoted(key), " must be ", wanted, ", it is ", json_kind(value));
+  fail(Status::invalid_file, source, ": key ", quote(key), " must be ", wanted, ", it is ", json_kind(value));
 }
 
 }  // namespace

@@ -18,7 +18,7 @@ std::string Interval::text() const {
 }
 
 std::string json_value_text(const JsonValue& value) {
-  if (value.IsString()) return quoted(json_text(value));
+  if (value.IsString()) return quote(json_text(value));
   if (value.IsBool()) return cat(value.GetBool());
   if (value.IsInt64()) return cat(value.GetInt64());
   if (value.IsUint64()) return cat(value.GetUint64());
@@ -30,7 +30,7 @@ JsonFields::JsonFields(const JsonValue& object, std::string_view source, std::st
     : object_(object), source_(source), prefix_(std::move(prefix)) {
   if (!object.IsObject()) {
     const std::string what =
-        prefix_.empty() ? "" : cat("key ", qwen::quoted(prefix_.substr(0, prefix_.size() - 1)), ": ");
+        prefix_.empty() ? "" : cat("key ", qwen::quote(prefix_.substr(0, prefix_.size() - 1)), ": ");
     fail(Status::invalid_file, source, ": ", what, "a JSON object is expected here, this is ",
          json_kind(object));
   }
@@ -40,13 +40,13 @@ JsonFields::JsonFields(const JsonValue& object, std::string_view source, std::st
   std::sort(keys.begin(), keys.end());
   const auto twice = std::adjacent_find(keys.begin(), keys.end());
   if (twice != keys.end())
-    fail(Status::invalid_file, source, ": key ", qwen::quoted(prefix_ + std::string(*twice)),
+    fail(Status::invalid_file, source, ": key ", qwen::quote(prefix_ + std::string(*twice)),
          " is there twice; keep the one that is meant");
 }
 
 void JsonFields::reject(std::string_view key, std::string_view value, std::string_view wanted,
                         Status status) const {
-  fail(status, source_, ": key ", qwen::quoted(prefix_ + std::string(key)), " is ", value, "; it must be ",
+  fail(status, source_, ": key ", qwen::quote(prefix_ + std::string(key)), " is ", value, "; it must be ",
        wanted);
 }
 

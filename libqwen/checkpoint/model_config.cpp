@@ -63,11 +63,11 @@ const Family& find_family(const JsonFields& root) {
   });
   if (family == kFamilies.end())
     fail(Status::unsupported, root.source(), ": ", architecture.empty() ? "model_type " : "architecture ",
-         qwen::quoted(architecture.empty() ? model_type : architecture),
+         qwen::quote(architecture.empty() ? model_type : architecture),
          " is not supported by this version (supported: ", supported_architectures(), ")");
   if (!model_type.empty() && family->model_type != model_type)
-    root.reject("model_type", qwen::quoted(model_type),
-                cat(quoted(family->model_type), " for ", family->architecture));
+    root.reject("model_type", qwen::quote(model_type),
+                cat(quote(family->model_type), " for ", family->architecture));
   return *family;
 }
 
@@ -77,7 +77,7 @@ void refuse_quantized(const JsonFields& root) {
     if (!value) continue;
     const JsonFields quantization(*value, root.source(), std::string(key) + '.');
     fail(Status::unsupported, root.source(), ": quantization ",
-         qwen::quoted(quantization.text("quant_method").value_or("(no quant_method)")),
+         qwen::quote(quantization.text("quant_method").value_or("(no quant_method)")),
          " is not supported by this version (supported: weights in BF16, F16 or F32)");
   }
 }
@@ -87,7 +87,7 @@ void refuse_quantized(const JsonFields& root) {
 void refuse_other_arithmetic(const JsonFields& root, const Family& family) {
   const std::string activation = root.text("hidden_act").value_or("silu");
   if (activation != "silu")
-    root.reject("hidden_act", qwen::quoted(activation), "'silu'", Status::unsupported);
+    root.reject("hidden_act", qwen::quote(activation), "'silu'", Status::unsupported);
   // Qwen2 ignores the key: its q, k and v always have biases, its o_proj never.
   if (!family.query_key_value_bias && root.boolean("attention_bias").value_or(false))
     root.reject("attention_bias", "true", cat("false or absent for ", family.architecture),

@@ -87,7 +87,7 @@ void read_rope(const JsonFields& root, ModelConfig& config) {
     scaling.reject("rope_type", "missing", "'yarn' or 'default' where a factor is given");
   if (!type || *type == "default") return;
   if (*type != "yarn")
-    scaling.reject(scaling.find("rope_type") ? "rope_type" : "type", qwen::quoted(*type),
+    scaling.reject(scaling.find("rope_type") ? "rope_type" : "type", qwen::quote(*type),
                    "'yarn' or 'default', other types are not supported by this version", Status::unsupported);
   config.rope_scaling = read_yarn(scaling, config.max_position_embeddings);
 }

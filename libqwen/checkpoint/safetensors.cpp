@@ -29,7 +29,7 @@ struct HeaderReader {
 
   template <class... Pieces>
   [[noreturn]] void reject(std::string_view name, const Pieces&... pieces) const {
-    fail(Status::invalid_file, source, ": tensor ", quoted(name), ": ", pieces...);
+    fail(Status::invalid_file, source, ": tensor ", quote(name), ": ", pieces...);
   }
 
   DType dtype(std::string_view name, const JsonValue& value) const {
@@ -40,9 +40,9 @@ struct HeaderReader {
     std::string known;
     for (const DType candidate : kDTypes) known += cat(known.empty() ? "" : ", ", dtype_name(candidate));
     if (std::find(kOtherDTypes.begin(), kOtherDTypes.end(), text) != kOtherDTypes.end())
-      fail(Status::unsupported, source, ": tensor ", quoted(name), ": dtype ", quoted(text),
+      fail(Status::unsupported, source, ": tensor ", quote(name), ": dtype ", quote(text),
            " is not supported by this version (supported: ", known, ")");
-    reject(name, "dtype ", quoted(text), " is unknown; it must be one of ", known);
+    reject(name, "dtype ", quote(text), " is unknown; it must be one of ", known);
   }
 
   std::vector<int64_t> shape(std::string_view name, const JsonValue& value) const {
@@ -124,7 +124,7 @@ void check_tiling(const HeaderReader& reader, const std::vector<TensorView>& ten
     const auto begin = static_cast<size_t>(tensor->data - reader.data.data());
     if (begin < expected)
       reader.reject(tensor->name, "its data begins at ", begin, ", inside tensor ",
-                    qwen::quoted(previous->name), ", which ends at ", expected, ": tensors must not overlap");
+                    qwen::quote(previous->name), ", which ends at ", expected, ": tensors must not overlap");
     if (begin > expected)
       reader.reject(tensor->name, "its data begins at ", begin, ", but bytes ", expected, " to ", begin,
                     " before it belong to no tensor");

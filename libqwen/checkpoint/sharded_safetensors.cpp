@@ -24,7 +24,7 @@ void check_shard_name(std::string_view shard, std::string_view tensor, std::stri
     return c == '/' || c == '\\' || static_cast<unsigned char>(c) < 0x20 || c == 0x7F;
   });
   if (!harmless || shard.starts_with('.') || shard.size() > 255 || !shard.ends_with(".safetensors"))
-    fail(Status::invalid_file, source, ": tensor ", quoted(tensor), " is said to be in ", quoted(shard),
+    fail(Status::invalid_file, source, ": tensor ", quote(tensor), " is said to be in ", quote(shard),
          "; a shard must be the plain name of a .safetensors file beside the index");
 }
 
@@ -48,7 +48,7 @@ std::vector<MapEntry> read_weight_map(const JsonValue& index, std::string_view s
   for (const auto& member : map->GetObject()) {
     const std::string_view tensor = json_text(member.name);
     if (!member.value.IsString())
-      fail(Status::invalid_file, source, ": the shard of tensor ", quoted(tensor),
+      fail(Status::invalid_file, source, ": the shard of tensor ", quote(tensor),
            " must be a string, it is ", json_kind(member.value));
     check_shard_name(json_text(member.value), tensor, source);
     entries.push_back({tensor, json_text(member.value)});
@@ -57,7 +57,7 @@ std::vector<MapEntry> read_weight_map(const JsonValue& index, std::string_view s
   const auto twice = std::adjacent_find(entries.begin(), entries.end(),
                                         [](const auto& a, const auto& b) { return a.tensor == b.tensor; });
   if (twice != entries.end())
-    fail(Status::invalid_file, source, ": tensor ", quoted(twice->tensor), " is in 'weight_map' twice");
+    fail(Status::invalid_file, source, ": tensor ", quote(twice->tensor), " is in 'weight_map' twice");
   return entries;
 }
 
@@ -81,7 +81,7 @@ void check_all_present(const std::vector<std::string_view>& shards, const std::f
     if (missing++ == 0) first = shard;
   }
   if (missing > 0)
-    fail(Status::not_found, source, ": shard ", quoted(first), " is not in the folder (", missing, " of ",
+    fail(Status::not_found, source, ": shard ", quote(first), " is not in the folder (", missing, " of ",
          shards.size(), " shards are missing); download the missing files");
 }
 
@@ -111,11 +111,11 @@ std::shared_ptr<const TensorSource> open_sharded_safetensors(const std::filesyst
           std::lower_bound(map.begin(), map.end(), std::string_view(tensor.name),
                            [](const MapEntry& entry, std::string_view name) { return entry.tensor < name; });
       if (listed == map.end() || listed->tensor != tensor.name)
-        fail(Status::invalid_file, tensor.source, ": tensor ", qwen::quoted(tensor.name),
+        fail(Status::invalid_file, tensor.source, ": tensor ", qwen::quote(tensor.name),
              " is not listed in the 'weight_map' of ", source);
       if (listed->shard != shard)
-        fail(Status::invalid_file, tensor.source, ": tensor ", qwen::quoted(tensor.name),
-             " is here, but the 'weight_map' of ", source, " says that it is in ", quoted(listed->shard));
+        fail(Status::invalid_file, tensor.source, ": tensor ", qwen::quote(tensor.name),
+             " is here, but the 'weight_map' of ", source, " says that it is in ", quote(listed->shard));
       tensors.push_back(std::move(tensor));
     }
   }
@@ -124,8 +124,8 @@ std::shared_ptr<const TensorSource> open_sharded_safetensors(const std::filesyst
   std::sort(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
   for (size_t i = 0; i < map.size(); ++i)
     if (i == tensors.size() || tensors[i].name != map[i].tensor)
-      fail(Status::invalid_file, source, ": tensor ", quoted(map[i].tensor), " is said to be in ",
-           quoted(map[i].shard), ", which does not hold it");
+      fail(Status::invalid_file, source, ": tensor ", quote(map[i].tensor), " is said to be in ",
+           quote(map[i].shard), ", which does not hold it");
   return make_file_tensor_source(std::move(files), std::move(tensors), source);
 }
 

@@ -1,6 +1,6 @@
-// Tokens, one at a time, into whole UTF-8: bytes of an unfinished code point wait until it is finished, or are
-// replaced by U+FFFD when the next byte shows that it never will be. The concatenation of all pieces plus finish()
-// equals Tokenizer::decode of all ids.
+// Tokens, one at a time, into whole UTF-8: bytes of an unfinished code point wait until it is finished, or
+// are replaced by U+FFFD when the next byte shows that it never will be. The concatenation of all pieces plus
+// finish() equals Tokenizer::decode of all ids.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,8 @@ class Detokenizer {
   explicit Detokenizer(const Tokenizer& tokenizer, bool skip_special = true)
       : tokenizer_(&tokenizer), skip_special_(skip_special) {}
 
-  // Appends the text that became complete with this token to `out` (possibly nothing). Only whole code points.
+  // Appends the text that became complete with this token to `out` (possibly nothing). Only whole code
+  // points.
   void push(int32_t id, std::string& out);
   // Appends what is left (an unfinished code point as U+FFFD). The object is ready for a new text afterwards.
   void finish(std::string& out);

@@ -1,0 +1,132 @@
+#include "text/bpe.h"
+
+#include <algorithm>
+#include <bit>
+#include <functional>
+#include <limits>
+#include <utility>
+
+namespace qwen {
+namespace {
+
+// Up to this many bytes the lowest rank is found by walking an array that fits the first-level cache; longer
+// pieces take a heap, so that a megabyte of one letter costs n log n.
+constexpr size_t kShortPiece = 64;
+
+}  // namespace
+
+void MergeTable::place(uint64_t slot) {
+  size_t at = slot_of(slot >> kRankBits);
+  while (slots_[at] != kEmpty) at = (at + 1) & (slots_.size() - 1);
+  slots_[at] = slot;
+}
+
+void MergeTable::rehash(size_t slots) {
+  std::vector<uint64_t> old(slots, kEmpty);
+  old.swap(slots_);
+  shift_ = 64 - std::countr_zero(slots);
+  for (const uint64_t slot : old)
+    if (slot != kEmpty) place(slot);
+}
+
+void MergeTable::reserve(size_t merges) {
+  rehash(std::bit_ceil(std::max<size_t>(merges, 4) * 2));
+  joined_.reserve(merges);
+}
+
+bool MergeTable::add(int32_t left, int32_t right, int32_t joined) {
+  if (find(left, right) != kNone) return false;
+  if (joined_.size() * 2 >= slots_.size()) rehash(slots_.size() * 2);
+  place(pair_key(left, right) << kRankBits | joined_.size());
+  joined_.push_back(joined);
+  return true;
+}
+
+BytePairEncoder::BytePairEncoder(const Vocabulary& vocabulary, MergeTable merges)
+    : vocabulary_(vocabulary),
+      merges_(std::move(merges)),
+      reach_(std::make_unique<std::atomic<uint8_t>[]>(static_cast<size_t>(vocabulary.size()))) {}
+
+void BytePairEncoder::encode(std::string_view piece, Scratch& scratch, std::vector<int32_t>& out) const {
+  if (piece.size() == 1) {
+    out.push_back(vocabulary_.byte_token(static_cast<unsigned char>(piece[0])));
+    return;
+  }
+  const int32_t whole = piece.size() <= vocabulary_.longest() ? vocabulary_.find(piece) : -1;
+  if (whole >= 0 && reach_[static_cast<size_t>(whole)].load(std::memory_order_relaxed) == reached) {
+    out.push_back(whole);
+    return;
+  }
+  const size_t before = out.size();
+  if (piece.size() <= kShortPiece)
+    merge_short(piece, out);
+  else
+    merge_long(piece, scratch, out);
+  if (whole >= 0)
+    reach_[static_cast<size_t>(whole)].store(out.size() == before + 1 ? reached : unreached,
+                                             std::memory_order_relaxed);
+}
+
+void BytePairEncoder::merge_short(std::string_view piece, std::vector<int32_t>& out) const {
+  int32_t ids[kShortPiece];
+  uint32_t ranks[kShortPiece];  // ranks[i]: of the pair (ids[i], ids[i + 1])
+  size_t n = piece.size();
+  for (size_t i = 0; i < n; ++i) ids[i] = vocabulary_.byte_token(static_cast<unsigned char>(piece[i]));
+  for (size_t i = 0; i + 1 < n; ++i) ranks[i] = merges_.find(ids[i], ids[i + 1]);
+  while (n > 1) {
+    size_t best = 0;
+    for (size_t i = 1; i + 1 < n; ++i)
+      if (ranks[i] < ranks[best]) best = i;
+    if (ranks[best] == MergeTable::kNone) break;
+    ids[best] = merges_.joined(ranks[best]);
+    std::copy(ids + best + 2, ids + n, ids + best + 1);
+    std::copy(ranks + best + 1, ranks + n - 1, ranks + best);
+    --n;
+    if (best + 1 < n) ranks[best] = merges_.find(ids[best], ids[best + 1]);
+    if (best > 0) ranks[best - 1] = merges_.find(ids[best - 1], ids[best]);
+  }
+  out.insert(out.end(), ids, ids + n);
+}
+
+void BytePairEncoder::merge_long(std::string_view piece, Scratch& scratch, std::vector<int32_t>& out) const {
+  constexpr uint32_t kEnd = std::numeric_limits<uint32_t>::max();
+  auto& nodes = scratch.nodes;
+  auto& heap = scratch.heap;
+  const auto n = static_cast<uint32_t>(piece.size());
+  nodes.resize(n);
+  heap.clear();
+  for (uint32_t i = 0; i < n; ++i)
+    nodes[i] = {vocabulary_.byte_token(static_cast<unsigned char>(piece[i])), MergeTable::kNone, i - 1,
+                i + 1};
+  nodes[0].previous = kEnd;
+  nodes[n - 1].next = kEnd;
+
+  const auto look_up = [&](uint32_t i) {
+    auto& node = nodes[i];
+    node.rank = node.next == kEnd ? MergeTable::kNone : merges_.find(node.id, nodes[node.next].id);
+    if (node.rank != MergeTable::kNone) heap.push_back(static_cast<uint64_t>(node.rank) << 32 | i);
+    return node.rank != MergeTable::kNone;
+  };
+  for (uint32_t i = 0; i < n; ++i) look_up(i);
+  std::make_heap(heap.begin(), heap.end(), std::greater<>());
+
+  while (!heap.empty()) {
+    std::pop_heap(heap.begin(), heap.end(), std::greater<>());
+    const auto rank = static_cast<uint32_t>(heap.back() >> 32);
+    const auto i = static_cast<uint32_t>(heap.back());
+    heap.pop_back();
+    auto& node = nodes[i];
+    if (node.rank != rank) continue;  // the pair that was queued is gone
+    auto& absorbed = nodes[node.next];
+    absorbed.rank = MergeTable::kNone;
+    node.id = merges_.joined(rank);
+    node.next = absorbed.next;
+    if (node.next != kEnd) nodes[node.next].previous = i;
+    if (look_up(i)) std::push_heap(heap.begin(), heap.end(), std::greater<>());
+    if (node.previous != kEnd && look_up(node.previous))
+      std::push_heap(heap.begin(), heap.end(), std::greater<>());
+  }
+  for (uint32_t i = 0; i != kEnd; i = nodes[i].next) out.push_back(nodes[i].id);
+}
+
+}  // namespace qwen

@@ -1,0 +1,448 @@
+#include "text/tokenizer_json.h"
+
+#include <array>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "base/nfc.h"
+#include "base/utf8.h"
+#include "text/json_scanner.h"
+
+// qwen::quoted is written out because std::quoted is found too when the argument is a std::string.
+namespace qwen {
+namespace {
+
+// The ByteLevel alphabet: a token is written with one printable character for each byte. The printable bytes
+// of Latin-1 stand for themselves, the other 68 for U+0100 onwards in byte order (GPT-2's bytes_to_unicode).
+constexpr size_t kAlphabetEnd = 0x144;
+constexpr auto kByteOfCharacter = [] {
+  std::array<int16_t, kAlphabetEnd> table{};
+  for (auto& entry : table) entry = -1;
+  size_t next = 0x100;
+  for (size_t byte = 0; byte < 256; ++byte) {
+    const bool printable = (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte != 0xAD);
+    table[printable ? byte : next++] = static_cast<int16_t>(byte);
+  }
+  return table;
+}();
+
+// Appends the bytes that `written` stands for. false (with `out` as before) when a character is not of the
+// alphabet.
+bool append_alphabet_bytes(std::string_view written, std::string& out) {
+  const size_t before = out.size();
+  for (size_t i = 0; i < written.size(); ++i) {
+    size_t character = static_cast<unsigned char>(written[i]);
+    if (character >= 0x80) {
+      // Two bytes at most: the alphabet ends at U+0143.
+      const bool two = character >= 0xC2 && character <= 0xC5 && i + 1 < written.size() &&
+                       (static_cast<unsigned char>(written[i + 1]) & 0xC0) == 0x80;
+      character =
+          two ? (character & 0x1F) << 6 | (static_cast<unsigned char>(written[i + 1]) & 0x3F) : kAlphabetEnd;
+      ++i;
+    }
+    if (character >= kAlphabetEnd || kByteOfCharacter[character] < 0) {
+      out.resize(before);
+      return false;
+    }
+    out.push_back(static_cast<char>(kByteOfCharacter[character]));
+  }
+  return true;
+}
+
+class Loader {
+ public:
+  Loader(std::string_view text, std::string_view source) : text_(text), source_(source) {}
+  TokenizerFile load();
+
+ private:
+  std::string outline();
+  void read_model(JsonScanner& scanner, std::string& rest, size_t& copied);
+  void read_vocab(JsonScanner& scanner);
+  void read_merges(JsonScanner& scanner);
+  void add_merge(std::string_view left, std::string_view right);
+  void read_added_tokens(const JsonValue& document);
+  void check_model(const JsonValue& document) const;
+  void check_normalizer(const JsonValue& document);
+  void check_pretokenizer(const JsonValue& document);
+  void check_split(const JsonValue& split);
+  void check_byte_level(const JsonValue& step) const;
+  void check_decoder(const JsonValue& document) const;
+  void check_post_processor(const JsonValue& document) const;
+  std::string type_of(const JsonValue& object, std::string_view key) const;
+  void require(const JsonValue& object, std::string_view key, bool wanted, std::string_view where) const;
+
+  std::string_view text_;
+  std::string_view source_;
+  TokenizerFile file_;
+  bool has_vocab_ = false;
+  size_t merges_at_ = std::string_view::npos;
+  std::string left_, right_, joined_;  // scratch of add_merge
+  int32_t last_joined_ = -1;
+};
+
+// The file without the vocabulary and the merges: a few kilobytes for the JSON adapter, which checks all its
+// syntax. The vocabulary is read on the way; the merges, which need it, are remembered.
+std::string Loader::outline() {
+  std::string rest, scratch;
+  size_t copied = 0;
+  JsonScanner scanner(text_, source_);
+  scanner.expect('{', "an object");
+  while (!scanner.take('}')) {
+    const bool is_model = scanner.string(scratch) == "model";
+    scanner.expect(':', "':'");
+    if (is_model && scanner.peek() == '{')
+      read_model(scanner, rest, copied);
+    else
+      scanner.skip_value();
+    if (!scanner.take(',') && scanner.peek() != '}') scanner.fail_here("',' or '}'");
+  }
+  rest.append(text_.substr(copied));
+  return rest;
+}
+
+void Loader::read_model(JsonScanner& scanner, std::string& rest, size_t& copied) {
+  std::string scratch;
+  bool merges_wait = false;  // they came before the vocabulary
+  scanner.expect('{', "an object");
+  while (!scanner.take('}')) {
+    const std::string_view key = scanner.string(scratch);
+    const bool is_vocab = key == "vocab", is_merges = key == "merges";
+    scanner.expect(':', "':'");
+    scanner.peek();
+    const size_t begin = scanner.offset();
+    if (is_vocab && has_vocab_) fail(Status::invalid_file, source_, ": key 'model.vocab' appears twice");
+    if (is_merges && merges_at_ != std::string_view::npos)
+      fail(Status::invalid_file, source_, ": key 'model.merges' appears twice");
+    if (is_vocab)
+      read_vocab(scanner);
+    else if (is_merges && has_vocab_)
+      read_merges(scanner);
+    else
+      scanner.skip_value();
+    if (is_merges) {
+      merges_at_ = begin;
+      merges_wait = !has_vocab_;
+    }
+    if (is_vocab || is_merges) {
+      rest.append(text_.substr(copied, begin - copied)).append("null");
+      copied = scanner.offset();
+    }
+    if (!scanner.take(',') && scanner.peek() != '}') scanner.fail_here("',' or '}'");
+  }
+  if (!has_vocab_)
+    fail(Status::invalid_file, source_, ": key 'model.vocab' is missing; it must map tokens to ids");
+  if (merges_at_ == std::string_view::npos)
+    fail(Status::invalid_file, source_, ": key 'model.merges' is missing; it must list pairs of tokens");
+  if (merges_wait) {
+    JsonScanner again(text_, source_);
+    again.seek(merges_at_);
+    read_merges(again);
+  }
+}
+
+void Loader::read_vocab(JsonScanner& scanner) {
+  has_vocab_ = true;
+  Vocabulary& vocabulary = file_.vocabulary;
+  // Qwen's files have 40 to 75 bytes for each entry with its merge; the containers grow when the guess is
+  // wrong.
+  const size_t entries = text_.size() / 40 + 512;
+  vocabulary.reserve(entries, entries * 8);
+  std::vector<int32_t> writable;  // ids whose bytes encoding can produce
+  writable.reserve(entries);
+  std::string unescaped, bytes;
+  if (scanner.peek() != '{')
+    fail(Status::invalid_file, source_, ": key 'model.vocab' must be an object of token: id");
+  scanner.expect('{', "an object");
+  while (!scanner.take('}')) {
+    const std::string_view written = scanner.string(unescaped);
+    bytes.clear();
+    const bool in_alphabet = append_alphabet_bytes(written, bytes);
+    if (!in_alphabet) {
+      if (utf8_error(written) != std::string_view::npos)
+        fail(Status::invalid_file, source_, ": key 'model.vocab': token ", qwen::quote(written),
+             " is not valid UTF-8");
+      bytes.assign(written);
+    }
+    scanner.expect(':', "':'");
+    const int64_t id = scanner.integer("an id in 'model.vocab'");
+    if (id < 0 || id > Vocabulary::kMaxId)
+      fail(Status::invalid_file, source_, ": key 'model.vocab': token ", qwen::quote(written), " has id ",
+           id, "; it must be from 0 to ", Vocabulary::kMaxId);
+    if (vocabulary.contains(static_cast<int32_t>(id)))
+      fail(Status::invalid_file, source_, ": key 'model.vocab': id ", id, " is given to two tokens, one is ",
+           qwen::quote(written));
+    vocabulary.add(static_cast<int32_t>(id), bytes, false, false);
+    if (in_alphabet && !bytes.empty()) writable.push_back(static_cast<int32_t>(id));
+    if (!scanner.take(',') && scanner.peek() != '}') scanner.fail_here("',' or '}'");
+  }
+  vocabulary.make_index(writable.size());
+  for (const int32_t id : writable) {
+    if (const int32_t other = vocabulary.index(id); other >= 0)
+      fail(Status::invalid_file, source_, ": key 'model.vocab': ids ", other, " and ", id,
+           " are the same token ", qwen::quote(vocabulary.bytes(id)));
+  }
+  for (int byte = 0; byte < 256; ++byte) {
+    if (vocabulary.byte_token(static_cast<unsigned char>(byte)) < 0)
+      fail(Status::unsupported, source_, ": key 'model.vocab' has no token for byte ", byte,
+           "; a byte-level vocabulary holds all 256");
+  }
+}
+
+void Loader::read_merges(JsonScanner& scanner) {
+  file_.merges.reserve(static_cast<size_t>(file_.vocabulary.size()));
+  std::string left, right;
+  if (scanner.peek() != '[')
+    fail(Status::invalid_file, source_, ": key 'model.merges' must be an array of pairs");
+  scanner.expect('[', "an array");
+  while (!scanner.take(']')) {
+    if (scanner.take('[')) {
+      const std::string_view first = scanner.string(left);
+      scanner.expect(',', "',' and the second token of a merge");
+      const std::string_view second = scanner.string(right);
+      scanner.expect(']', "']' after the two tokens of a merge");
+      add_merge(first, second);
+    } else {  // the older form: both tokens in one string
+      if (scanner.peek() != '"')
+        fail(Status::invalid_file, source_, ": key 'model.merges': merge ", file_.merges.size(),
+             " must be a pair [\"a\", \"b\"] or a string \"a b\"");
+      const std::string_view both = scanner.string(left);
+      const size_t space = both.find(' ');
+      if (space == std::string_view::npos || both.find(' ', space + 1) != std::string_view::npos)
+        fail(Status::invalid_file, source_, ": key 'model.merges': merge ", file_.merges.size(), " is ",
+             qwen::quote(both), "; it must be two tokens with one space between them");
+      add_merge(both.substr(0, space), both.substr(space + 1));
+    }
+    if (!scanner.take(',') && scanner.peek() != ']') scanner.fail_here("',' or ']'");
+  }
+}
+
+void Loader::add_merge(std::string_view left, std::string_view right) {
+  const Vocabulary& vocabulary = file_.vocabulary;
+  const auto unknown = [&](std::string_view written) {
+    fail(Status::invalid_file, source_, ": key 'model.merges': merge ", file_.merges.size(), " (",
+         qwen::quote(left), ", ", qwen::quote(right), ") names token ", qwen::quote(written),
+         ", which 'model.vocab' does not have");
+  };
+  const auto id_of = [&](std::string_view written, std::string& bytes) {
+    bytes.clear();
+    if (!append_alphabet_bytes(written, bytes) || bytes.empty()) unknown(written);
+    const int32_t id = vocabulary.find(bytes);
+    if (id < 0) unknown(written);
+    return id;
+  };
+  const int32_t left_id = id_of(left, left_), right_id = id_of(right, right_);
+  joined_.assign(left_).append(right_);
+  // Trained vocabularies number their tokens in merge order, so the next id is nearly always the one; looking
+  // there first saves a third of the searches.
+  const int32_t next = last_joined_ + 1;
+  const bool hit =
+      next < vocabulary.size() && vocabulary.token(next).indexed && vocabulary.bytes(next) == joined_;
+  const int32_t joined = hit ? next : vocabulary.find(joined_);
+  if (joined < 0) unknown(cat(left, right));
+  last_joined_ = joined;
+  if (file_.merges.size() >= MergeTable::kMaxMerges)
+    fail(Status::unsupported, source_, ": key 'model.merges' has more than ", MergeTable::kMaxMerges,
+         " merges");
+  if (!file_.merges.add(left_id, right_id, joined))
+    fail(Status::invalid_file, source_, ": key 'model.merges': merge ", file_.merges.size(), " (",
+         qwen::quote(left), ", ", qwen::quote(right), ") is there twice");
+}
+
+std::string Loader::type_of(const JsonValue& object, std::string_view key) const {
+  if (!object.IsObject())
+    fail(Status::invalid_file, source_, ": key ", qwen::quote(key), " must be an object, it is ",
+         json_kind(object));
+  const auto type = json_string(object, "type", source_);
+  if (!type) fail(Status::invalid_file, source_, ": key ", qwen::quote(key), " must have a 'type'");
+  return *type;
+}
+
+// A flag that must have one value because this library does only that; absent counts as that value.
+void Loader::require(const JsonValue& object, std::string_view key, bool wanted,
+                     std::string_view where) const {
+  if (json_bool(object, key, source_).value_or(wanted) != wanted)
+    fail(Status::unsupported, source_, ": key '", where, ".", key, "' is ", !wanted, "; only ", wanted,
+         " is supported");
+}
+
+void Loader::check_model(const JsonValue& document) const {
+  const JsonValue* model = json_find(document, "model");
+  if (!model || !model->IsObject()) fail(Status::invalid_file, source_, ": key 'model' must be an object");
+  const std::string type =
+      json_string(*model, "type", source_).value_or("BPE");  // very old files leave it out
+  if (type != "BPE")
+    fail(Status::unsupported, source_, ": key 'model.type' is ", qwen::quote(type),
+         "; only 'BPE' is supported");
+  for (const char* flag : {"byte_fallback", "ignore_merges", "fuse_unk"})
+    require(*model, flag, false, "model");
+  for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
+    const std::string value = json_string(*model, key, source_).value_or("");
+    if (!value.empty())
+      fail(Status::unsupported, source_, ": key 'model.", key, "' is ", qwen::quote(value),
+           "; only '' is supported");
+  }
+  if (const auto token = json_string(*model, "unk_token", source_))
+    fail(Status::unsupported, source_, ": key 'model.unk_token' is ", qwen::quote(*token),
+         "; only null is supported");
+  if (json_number(*model, "dropout", source_).value_or(0) != 0)
+    fail(Status::unsupported, source_, ": key 'model.dropout' is not 0; merging at random is not supported");
+}
+
+void Loader::check_normalizer(const JsonValue& document) {
+  const JsonValue* normalizer = json_find(document, "normalizer");
+  if (!normalizer) return;
+  const std::string type = type_of(*normalizer, "normalizer");
+  if (type != "NFC")
+    fail(Status::unsupported, source_, ": key 'normalizer.type' is ", qwen::quote(type),
+         "; only 'NFC' and null are supported");
+  file_.nfc = true;
+}
+
+void Loader::check_byte_level(const JsonValue& step) const {
+  // add_prefix_space defaults to true in the format, so its absence is not harmless.
+  if (json_bool(step, "add_prefix_space", source_).value_or(true))
+    fail(Status::unsupported, source_,
+         ": key 'pre_tokenizer' has a ByteLevel with add_prefix_space = true; only false is supported");
+  if (json_bool(step, "use_regex", source_).value_or(true))
+    fail(Status::unsupported, source_,
+         ": key 'pre_tokenizer' has a ByteLevel with use_regex = true; only false, behind a Split, is "
+         "supported");
+}
+
+void Loader::check_split(const JsonValue& split) {
+  const std::string behavior = json_string(split, "behavior", source_).value_or("");
+  if (behavior != "Isolated")
+    fail(Status::unsupported, source_, ": key 'pre_tokenizer' has a Split with behavior ",
+         qwen::quote(behavior), "; only 'Isolated' is supported");
+  require(split, "invert", false, "pre_tokenizer");
+  const JsonValue* pattern = json_find(split, "pattern");
+  const auto regex = pattern ? json_string(*pattern, "Regex", source_) : std::nullopt;
+  if (!regex) fail(Status::unsupported, source_, ": key 'pre_tokenizer' has a Split without pattern.Regex");
+  const auto kind = pretokenizer_of_regex(*regex);
+  if (!kind)
+    fail(Status::unsupported, source_, ": key 'pre_tokenizer' has the unknown regex ",
+         qwen::quote(*regex, 400), "; known are ",
+         qwen::quote(pretokenizer_regex(PreTokenizer::marks_are_symbols), 400), " and ",
+         qwen::quote(pretokenizer_regex(PreTokenizer::marks_are_letters), 400));
+  file_.pretokenizer = *kind;
+}
+
+void Loader::check_pretokenizer(const JsonValue& document) {
+  const JsonValue* sequence = json_find(document, "pre_tokenizer");
+  const auto wanted = "; only a Sequence of Split and ByteLevel is supported";
+  if (!sequence) fail(Status::unsupported, source_, ": key 'pre_tokenizer' is null", wanted);
+  if (const std::string type = type_of(*sequence, "pre_tokenizer"); type != "Sequence")
+    fail(Status::unsupported, source_, ": key 'pre_tokenizer.type' is ", qwen::quote(type), wanted);
+  const JsonValue* steps = json_find(*sequence, "pretokenizers");
+  if (!steps || !steps->IsArray() || steps->Size() != 2)
+    fail(Status::unsupported, source_, ": key 'pre_tokenizer.pretokenizers' does not list two steps", wanted);
+  const std::array<std::string_view, 2> types = {"Split", "ByteLevel"};
+  for (rapidjson::SizeType i = 0; i < 2; ++i) {
+    if (const std::string type = type_of((*steps)[i], "pre_tokenizer.pretokenizers"); type != types[i])
+      fail(Status::unsupported, source_, ": key 'pre_tokenizer.pretokenizers' has type ", qwen::quote(type),
+           " at place ", i, wanted);
+  }
+  check_split((*steps)[0]);
+  check_byte_level((*steps)[1]);
+}
+
+void Loader::check_decoder(const JsonValue& document) const {
+  const JsonValue* decoder = json_find(document, "decoder");
+  const std::string type = decoder ? type_of(*decoder, "decoder") : "null";
+  if (type != "ByteLevel")
+    fail(Status::unsupported, source_, ": key 'decoder.type' is ", qwen::quote(type),
+         "; only 'ByteLevel' is supported");
+}
+
+void Loader::check_post_processor(const JsonValue& document) const {
+  const JsonValue* processor = json_find(document, "post_processor");
+  if (!processor) return;
+  const std::string type = type_of(*processor, "post_processor");
+  for (const char* known : {"ByteLevel", "TemplateProcessing", "Sequence"})
+    if (type == known) return;
+  fail(Status::unsupported, source_, ": key 'post_processor.type' is ", qwen::quote(type),
+       "; only ByteLevel, TemplateProcessing, Sequence and null are supported");
+}
+
+void Loader::read_added_tokens(const JsonValue& document) {
+  const JsonValue* list = json_find(document, "added_tokens");
+  if (!list) return;
+  if (!list->IsArray())
+    fail(Status::invalid_file, source_, ": key 'added_tokens' must be an array, it is ", json_kind(*list));
+  Vocabulary& vocabulary = file_.vocabulary;
+  std::string bytes, storage;
+  for (rapidjson::SizeType i = 0; i < list->Size(); ++i) {
+    const JsonValue& entry = (*list)[i];
+    const std::string where = cat(source_, ": key 'added_tokens', entry ", i);
+    if (!entry.IsObject()) fail(Status::invalid_file, where, " must be an object, it is ", json_kind(entry));
+    const std::string content = json_string(entry, "content", where).value_or("");
+    if (content.empty()) fail(Status::invalid_file, where, ": 'content' is missing or empty");
+    const auto id = json_int(entry, "id", where);
+    if (!id || *id < 0 || *id > Vocabulary::kMaxId)
+      fail(Status::invalid_file, where, " (", qwen::quote(content), "): 'id' ",
+           id ? cat("is ", *id) : "is missing", "; it must be from 0 to ", Vocabulary::kMaxId);
+    for (const char* flag : {"single_word", "lstrip", "rstrip"}) {
+      if (json_bool(entry, flag, where).value_or(false))
+        fail(Status::unsupported, where, " (", qwen::quote(content), "): '", flag,
+             "' is true; only false is supported");
+    }
+    const bool special = json_bool(entry, "special", where).value_or(false);
+    const bool normalized = json_bool(entry, "normalized", where).value_or(!special);
+
+    // The decoder reads every token through the byte alphabet, added ones too, and falls back to the content
+    // itself.
+    bytes.clear();
+    const bool in_alphabet = append_alphabet_bytes(content, bytes);
+    if (!in_alphabet) bytes.assign(content);
+    if (file_.by_content.id_of(content) >= 0)
+      fail(Status::invalid_file, where, ": content ", qwen::quote(content), " is there twice");
+    const auto token = static_cast<int32_t>(*id);
+    const int32_t base = in_alphabet ? vocabulary.find(bytes) : -1;
+    if (base >= 0 && base != token)
+      fail(Status::invalid_file, where, " (", qwen::quote(content), ") has id ", token,
+           ", but 'model.vocab' gives it ", base);
+    if (!vocabulary.contains(token))
+      vocabulary.add(token, bytes, true, special);
+    else if (vocabulary.bytes(token) == bytes && !vocabulary.token(token).added)
+      vocabulary.mark_added(token, special);
+    else
+      fail(Status::invalid_file, where, " (", qwen::quote(content), "): id ", token,
+           " is already the token ", qwen::quote(vocabulary.bytes(token)));
+    file_.by_content.add(content, token);
+    file_.by_content.finish();
+    if (normalized)
+      file_.normalized.add(std::string(file_.nfc ? normalize_nfc(content, storage) : content), token);
+    else
+      file_.raw.add(content, token);
+  }
+  file_.raw.finish();
+  file_.normalized.finish();
+}
+
+TokenizerFile Loader::load() {
+  // Offsets into the text and the token arena have 32 bits; the largest published file has 13 MB.
+  if (text_.size() > size_t{1} << 30)
+    fail(Status::unsupported, source_, ": has ", text_.size(), " bytes; at most ", size_t{1} << 30,
+         " are supported");
+  const std::string rest = outline();
+  const JsonDocument document = parse_json(rest, source_);
+  if (!has_vocab_) fail(Status::invalid_file, source_, ": key 'model' is missing or not an object");
+  check_model(document);
+  check_normalizer(document);
+  check_pretokenizer(document);
+  check_decoder(document);
+  check_post_processor(document);
+  read_added_tokens(document);
+  return std::move(file_);
+}
+
+}  // namespace
+
+TokenizerFile parse_tokenizer_json(std::string_view text, std::string_view source) {
+  return Loader(text, source).load();
+}
+
+}  // namespace qwen
