@@ -1,0 +1,1 @@
+"""Run Qwen models in your process, over libqwen (placeholder)."""
