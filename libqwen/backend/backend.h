@@ -148,5 +148,7 @@ struct CpuOptions {
   std::string isa;         // "", "portable", "avx2", "avx512": a level this machine lacks is Error unsupported
 };
 std::unique_ptr<Backend> create_cpu_backend(const CpuOptions& options);
+// The levels this machine offers, lowest first: {"portable", "avx2", …}.
+std::vector<std::string> cpu_isa_levels();
 
 }  // namespace qwen

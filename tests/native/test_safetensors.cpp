@@ -369,8 +369,8 @@ TEST_CASE("tens of thousands of tensors are found by name") {
   constexpr int kCount = 40000;
   std::string header = "{";
   for (int i = 0; i < kCount; ++i)
-    header += (i ? "," : "") + tensor(cat("model.layers.", i % 94, ".mlp.experts.", i, ".weight"), "I8",
-                                      "[1]", cat("[", i, ",", i + 1, "]"));
+    header += cat(i ? "," : "", tensor(cat("model.layers.", i % 94, ".mlp.experts.", i, ".weight"), "I8",
+                                       "[1]", cat("[", i, ",", i + 1, "]")));
   const TemporaryFolder folder;
   const auto source = open_safetensors(folder.write("f", safetensors(header + "}", kCount)), LoadMode::mmap);
   for (int i = 0; i < kCount; ++i) {
