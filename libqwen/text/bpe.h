@@ -28,6 +28,9 @@ class MergeTable {
       if (slots_[at] >> kRankBits == key) return static_cast<uint32_t>(slots_[at] & ((1 << kRankBits) - 1));
     }
   }
+  void prefetch(int32_t left, int32_t right) const {
+    __builtin_prefetch(&slots_[slot_of(pair_key(left, right))]);
+  }
   int32_t joined(uint32_t rank) const { return joined_[rank]; }
   size_t size() const { return joined_.size(); }
 
@@ -63,6 +66,8 @@ class BytePairEncoder {
     std::vector<uint64_t> heap;  // rank << 32 | node
   };
 
+  // Starts to fetch what encode(piece) reads first.
+  void prefetch(std::string_view piece) const { vocabulary_.prefetch(piece); }
   // Appends the ids of one piece (not empty).
   void encode(std::string_view piece, Scratch& scratch, std::vector<int32_t>& out) const;
 
