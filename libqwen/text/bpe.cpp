@@ -26,7 +26,9 @@ int32_t smallest(const int32_t* values, size_t n) {
 }  // namespace
 
 void MergeTable::place(uint64_t slot) {
-  size_t at = slot_of(slot >> kRankBits);
+  const uint64_t h = hash(slot >> kRankBits);
+  filter_[h >> filter_shift_ >> 6] |= uint64_t{1} << (h >> filter_shift_ & 63);
+  size_t at = h >> shift_;
   while (slots_[at] != kEmpty) at = (at + 1) & (slots_.size() - 1);
   slots_[at] = slot;
 }
@@ -35,6 +37,8 @@ void MergeTable::rehash(size_t slots) {
   std::vector<uint64_t> old(slots, kEmpty);
   old.swap(slots_);
   shift_ = 64 - std::countr_zero(slots);
+  filter_.assign(std::max<size_t>(slots * 2 / 64, 1), 0);
+  filter_shift_ = shift_ - 1;
   for (const uint64_t slot : old)
     if (slot != kEmpty) place(slot);
 }
@@ -55,7 +59,14 @@ bool MergeTable::add(int32_t left, int32_t right, int32_t joined) {
 BytePairEncoder::BytePairEncoder(const Vocabulary& vocabulary, MergeTable merges)
     : vocabulary_(vocabulary),
       merges_(std::move(merges)),
-      reach_(std::make_unique<std::atomic<uint8_t>[]>(static_cast<size_t>(vocabulary.size()))) {}
+      byte_ranks_(size_t{256} * 256),
+      reach_(std::make_unique<std::atomic<uint8_t>[]>(static_cast<size_t>(vocabulary.size()))) {
+  for (size_t left = 0; left < 256; ++left)
+    for (size_t right = 0; right < 256; ++right)
+      byte_ranks_[256 * left + right] =
+          merges_.find(vocabulary.byte_token(static_cast<unsigned char>(left)),
+                       vocabulary.byte_token(static_cast<unsigned char>(right)));
+}
 
 void BytePairEncoder::encode(std::string_view piece, Scratch& scratch, std::vector<int32_t>& out) const {
   if (piece.size() == 1) {
@@ -86,16 +97,20 @@ void BytePairEncoder::merge_short(std::string_view piece, std::vector<int32_t>& 
   int32_t ids[kShortPiece];
   uint8_t next[kShortPiece], previous[kShortPiece];
   const size_t n = piece.size(), rounded = (n + 3) & ~size_t{3};
-  const auto number = [&](size_t place, size_t after) {
-    const uint32_t rank = merges_.find(ids[place], ids[after]);
-    return rank == MergeTable::kNone ? kNever : static_cast<int32_t>(rank << kPlaceBits | place);
+  const auto number = [&](uint32_t rank, size_t place) {
+    if (rank == MergeTable::kNone) return kNever;
+    merges_.prefetch_joined(rank);
+    return static_cast<int32_t>(rank << kPlaceBits | place);
   };
   for (size_t i = 0; i < n; ++i) {
     ids[i] = vocabulary_.byte_token(static_cast<unsigned char>(piece[i]));
     next[i] = static_cast<uint8_t>(i + 1);
     previous[i] = static_cast<uint8_t>(i - 1);
   }
-  for (size_t i = 0; i + 1 < n; ++i) numbers[i] = number(i, i + 1);
+  for (size_t i = 0; i + 1 < n; ++i)
+    numbers[i] = number(byte_ranks_[size_t{256} * static_cast<unsigned char>(piece[i]) +
+                                    static_cast<unsigned char>(piece[i + 1])],
+                        i);
   std::fill(numbers + n - 1, numbers + rounded, kNever);
   for (int32_t best; (best = smallest(numbers, rounded)) != kNever;) {
     const size_t place = static_cast<size_t>(best) & (kShortPiece - 1);
@@ -104,11 +119,14 @@ void BytePairEncoder::merge_short(std::string_view piece, std::vector<int32_t>& 
     next[place] = static_cast<uint8_t>(after);
     numbers[absorbed] = kNever;
     numbers[place] = kNever;
+    // Both searches are under way before either is waited for.
+    const size_t before = previous[place];
+    if (place > 0) merges_.prefetch_likely(ids[before], ids[place]);
     if (after < n) {
       previous[after] = static_cast<uint8_t>(place);
-      numbers[place] = number(place, after);
+      numbers[place] = number(merges_.find(ids[place], ids[after]), place);
     }
-    if (place > 0) numbers[previous[place]] = number(previous[place], place);
+    if (place > 0) numbers[before] = number(merges_.find(ids[before], ids[place]), before);
   }
   for (size_t i = 0; i < n; i = next[i]) out.push_back(ids[i]);
 }
