@@ -95,7 +95,9 @@ struct KernelCount {
 // Memory that lives for one step. rows() is cheap; rewind() recycles what was handed out since mark(), reset() everything.
 class Workspace {
  public:
-  using Mark = size_t;
+  struct Mark {
+    size_t chunk = 0, used = 0;
+  };
   virtual ~Workspace() = default;
   virtual Rows rows(int64_t rows, int64_t width) = 0;  // uninitialised
   virtual Mark mark() const = 0;
