@@ -53,7 +53,7 @@ std::byte* mapped(size_t bytes) {
 double read_bandwidth(ThreadPool& pool, const std::byte* data, size_t bytes) {
   constexpr size_t kPiece = 256 << 10;
   std::vector<uint64_t> sums(bytes / kPiece);
-  const double seconds = best_seconds(1.0, [&] {
+  const double seconds = best_seconds(0.4, [&] {
     pool.for_each(static_cast<int64_t>(sums.size()), [&](int64_t item, int) {
       const auto* words = reinterpret_cast<const uint64_t*>(data + static_cast<size_t>(item) * kPiece);
       uint64_t partial[8] = {};
@@ -79,7 +79,7 @@ void bench_linear(Backend& cpu, DType dtype, int64_t outputs, int64_t k, const s
   for (const int64_t rows : {1, 2, 4, 16, 128, 512}) {
     std::vector<float> x(static_cast<size_t>(rows * k), 0.5f), y(static_cast<size_t>(rows * outputs));
     const size_t used = rows <= 4 ? layers.size() : std::min<size_t>(layers.size(), rows <= 16 ? 16 : 2);
-    const double seconds = best_seconds(0.5, [&] {
+    const double seconds = best_seconds(0.15, [&] {
       for (size_t i = 0; i < used; ++i) {
         const Projection p{layers[i].get(), nullptr, {y.data(), rows, outputs}};
         cpu.linear({x.data(), rows, k}, {&p, 1});
@@ -109,14 +109,14 @@ void bench_attention(Backend& cpu, int64_t context, int64_t rows) {
   for (size_t i = 0; i < kv.size(); ++i) kv[i] = static_cast<float>(i % 17) * 0.1f - 0.8f;
   AttentionArgs args{kHeads, kKvHeads, kHeadDim, 0, 0.088f, 0, 0};
   const Rows kv_rows{kv.data(), all, kKvHeads * kHeadDim};
-  const double store = best_seconds(0.2, [&] {
+  const double store = best_seconds(0.1, [&] {
     for (args.layer = 0; args.layer < kLayers; ++args.layer) {
       cpu.store_kv(*cache, batch_of(0, all), args, kv_rows, kv_rows);
     }
   });
   std::vector<float> q(static_cast<size_t>(rows * kHeads * kHeadDim), 0.3f), out(q.size());
   const Batch batch = batch_of(context, rows);
-  const double seconds = best_seconds(0.5, [&] {
+  const double seconds = best_seconds(0.15, [&] {
     for (args.layer = 0; args.layer < kLayers; ++args.layer) {
       cpu.attention(*cache, batch, args, {q.data(), rows, kHeads * kHeadDim},
                     {out.data(), rows, kHeads * kHeadDim});
