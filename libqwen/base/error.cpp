@@ -2,7 +2,7 @@
 
 namespace qwen {
 
-std::string quoted(std::string_view untrusted, size_t limit) {
+std::string quote(std::string_view untrusted, size_t limit) {
   static constexpr char kHex[] = "0123456789abcdef";
   const bool shortened = untrusted.size() > limit;
   if (shortened) {

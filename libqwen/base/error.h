@@ -70,6 +70,6 @@ template <class... Pieces>
 }
 
 // cat() of an untrusted value for use inside a message: quoted, control bytes escaped, shortened to `limit` bytes.
-std::string quoted(std::string_view untrusted, size_t limit = 80);
+std::string quote(std::string_view untrusted, size_t limit = 80);
 
 }  // namespace qwen

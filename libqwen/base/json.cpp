@@ -13,12 +13,15 @@ constexpr unsigned kParseFlags = rapidjson::kParseValidateEncodingFlag | rapidjs
 
 [[noreturn]] void wrong_type(std::string_view source, std::string_view key, std::string_view wanted,
                              const JsonValue& value) {
-  fail(Status::invalid_file, source, ": key ", quoted(key), " must be ", wanted, ", it is ", json_kind(value));
+  fail(Status::invalid_file, source, ": key ", quote(key), " must be ", wanted, ", it is ", json_kind(value));
 }
 
 }  // namespace
 
 JsonDocument parse_json(std::string_view text, std::string_view source) {
+  // RapidJSON takes a zero byte for the end of the text and would accept anything behind it.
+  if (const size_t zero = text.find('\0'); zero != std::string_view::npos)
+    fail(Status::invalid_file, source, ": not valid JSON at byte ", zero, ": a zero byte");
   JsonDocument document;
   document.Parse<kParseFlags>(text.data(), text.size());
   if (document.HasParseError()) {

@@ -14,7 +14,8 @@ namespace qwen {
 struct Checkpoint {
   std::filesystem::path folder;
   ModelConfig config;
-  GenerationConfig generation;  // eos ids fall back to config.json's when generation_config.json is absent
+  GenerationConfig
+      generation;  // eos ids are config.json's where generation_config.json is absent or names none
   std::shared_ptr<const TensorSource> tensors;
 };
 
@@ -22,10 +23,11 @@ struct Checkpoint {
 // model.safetensors.index.json. Throws Error naming the file, tensor or key.
 Checkpoint open_checkpoint(const std::filesystem::path& folder, LoadMode mode = LoadMode::mmap);
 
-// One or many safetensors files as a TensorSource. Every header is validated before this returns: length, JSON, known
-// dtype, shape product without overflow, dtype x shape = bytes, offsets inside the file, no overlap, no hole, no
-// duplicate name across shards, index and shards consistent.
+// One or many safetensors files as a TensorSource. Every header is validated before this returns: length,
+// JSON, known dtype, shape product without overflow, dtype x shape = bytes, offsets inside the file, no
+// overlap, no hole, no duplicate name across shards, index and shards consistent.
 std::shared_ptr<const TensorSource> open_safetensors(const std::filesystem::path& file, LoadMode mode);
-std::shared_ptr<const TensorSource> open_sharded_safetensors(const std::filesystem::path& index_file, LoadMode mode);
+std::shared_ptr<const TensorSource> open_sharded_safetensors(const std::filesystem::path& index_file,
+                                                             LoadMode mode);
 
 }  // namespace qwen

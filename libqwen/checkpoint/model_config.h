@@ -1,5 +1,5 @@
-// config.json, read and checked: what a model needs to know about itself. Every value has been range-checked, so the
-// code that follows may allocate and index by them.
+// config.json, read and checked: what a model needs to know about itself. Every value has been range-checked,
+// so the code that follows may allocate and index by them.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@ struct RopeScaling {  // YaRN (https://arxiv.org/abs/2309.00071) as transformers
   int64_t original_max_position_embeddings = 0;
   double beta_fast = 32;
   double beta_slow = 1;
-  std::optional<double> attention_factor;  // absent: 0.1 * ln(factor) + 1
+  std::optional<double> attention_factor;  // absent: 0.1 * ln(factor) + 1; DeepSeek's mscale keys end up here
 };
 
 struct ModelConfig {
@@ -30,23 +30,24 @@ struct ModelConfig {
   int64_t num_hidden_layers = 0;
   int64_t num_attention_heads = 0;
   int64_t num_key_value_heads = 0;
-  int64_t head_dim = 0;      // independent of hidden_size / num_attention_heads
+  int64_t head_dim = 0;  // independent of hidden_size / num_attention_heads
   int64_t max_position_embeddings = 0;
   double rms_norm_eps = 1e-6;
   double rope_theta = 10000;
   std::optional<RopeScaling> rope_scaling;
   bool tie_word_embeddings = false;
-  bool attention_bias = false;   // q/k/v biases (Qwen2); o_proj never has one
-  bool query_key_norm = false;   // per-head RMSNorm of q and k (Qwen3)
-  int64_t sliding_window = 0;    // positions a sliding layer sees, the current one included; 0: none is sliding
+  bool attention_bias = false;  // q/k/v biases (Qwen2); o_proj never has one
+  bool query_key_norm = false;  // per-head RMSNorm of q and k (Qwen3)
+  int64_t sliding_window = 0;  // positions a sliding layer sees, the current one included; 0: none is sliding
   std::vector<LayerKind> layer_kinds;  // [num_hidden_layers]
-  std::string torch_dtype;       // as the file says it, informative only: each tensor carries its own
+  std::string torch_dtype;             // as the file says it, informative only: each tensor carries its own
 
-  int64_t context_length() const;  // longest sequence: max_position_embeddings, stretched by YaRN where it applies
+  int64_t context_length()
+      const;  // longest sequence: max_position_embeddings, stretched by YaRN where it applies
 };
 
-// Parses the text of a config.json. `source` names it in errors. Throws Error: invalid_file (key, value, what is right),
-// unsupported (architecture, rope type, quantisation … by name).
+// Parses the text of a config.json. `source` names it in errors. Throws Error: invalid_file (key, value, what
+// is right), unsupported (architecture, rope type, quantisation … by name).
 ModelConfig parse_model_config(std::string_view json, std::string_view source);
 
 // generation_config.json; every member is optional there.
@@ -58,5 +59,9 @@ struct GenerationConfig {
   std::optional<int64_t> top_k, max_new_tokens;
 };
 GenerationConfig parse_generation_config(std::string_view json, std::string_view source);
+
+// The eos_token_id of a config.json: an id, a list of ids, or nothing. What counts where
+// generation_config.json is absent or names none.
+std::vector<int32_t> parse_eos_token_ids(std::string_view json, std::string_view source);
 
 }  // namespace qwen

@@ -10,19 +10,35 @@
 
 namespace qwen {
 
-enum class DType : uint8_t { f32, f16, bf16, f64, f8_e4m3, f8_e5m2, i8, u8, i16, u16, i32, u32, i64, u64, boolean };
+enum class DType : uint8_t {
+  f32,
+  f16,
+  bf16,
+  f64,
+  f8_e4m3,
+  f8_e5m2,
+  i8,
+  u8,
+  i16,
+  u16,
+  i32,
+  u32,
+  i64,
+  u64,
+  boolean
+};
 
 size_t dtype_size(DType dtype);            // bytes of one element
 std::string_view dtype_name(DType dtype);  // the safetensors name: "F32", "BF16", …
 
 // Row-major; borrowed: valid as long as the TensorSource that gave it. `data` may have any alignment.
 struct TensorView {
-  std::string name;            // as the file has it
+  std::string name;  // as the file has it
   DType dtype = DType::f32;
   std::vector<int64_t> shape;  // empty: a scalar
   const std::byte* data = nullptr;
   size_t bytes = 0;
-  std::string source;          // the file (or "memory") it lives in, for error messages
+  std::string source;  // the file (or "memory") it lives in, for error messages
 };
 
 std::string shape_text(const std::vector<int64_t>& shape);  // "[1024, 3072]"

@@ -11,7 +11,7 @@ void JsonScanner::fail_here(std::string_view what) const {
   if (at_ >= text_.size())
     fail(Status::invalid_file, source_, ": not valid JSON: ends at byte ", text_.size(), " before ", what);
   fail(Status::invalid_file, source_, ": not valid JSON at byte ", at_, ": expected ", what, ", found ",
-       quoted(text_.substr(at_, 16)));
+       quote(text_.substr(at_, 16)));
 }
 
 char JsonScanner::peek() {
@@ -125,7 +125,7 @@ int64_t JsonScanner::integer(std::string_view what) {
   if (end.ec != std::errc() || after == '.' || after == 'e' || after == 'E') {
     const size_t stop = text_.find_first_of(",}]\n", at_);
     fail(Status::invalid_file, source_, ": ", what, " must be an integer, it is ",
-         quoted(text_.substr(at_, stop == std::string_view::npos ? stop : stop - at_)));
+         quote(text_.substr(at_, stop == std::string_view::npos ? stop : stop - at_)));
   }
   at_ += length;
   return value;

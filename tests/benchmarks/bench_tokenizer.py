@@ -22,8 +22,9 @@ from typing import TypeVar
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["RAYON_NUM_THREADS"] = "1"
 
-import qwen_ffi
 import tokenizers
+
+import qwen_ffi
 
 T = TypeVar("T")
 

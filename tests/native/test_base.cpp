@@ -7,9 +7,9 @@ using namespace qwen;
 
 TEST_CASE("cat writes numbers without the host's locale") { CHECK(cat("a", 1, 'b', 2.5, true) == "a1b2.5true"); }
 
-TEST_CASE("quoted escapes control bytes and never cuts a code point") {
-  CHECK(quoted("a\nb") == "'a\\x0ab'");
-  CHECK(quoted("ééé", 3) == "'é...'");
+TEST_CASE("quote escapes control bytes and never cuts a code point") {
+  CHECK(quote("a\nb") == "'a\\x0ab'");
+  CHECK(quote("ééé", 3) == "'é...'");
 }
 
 TEST_CASE("broken JSON is an error that names the file and the line") {

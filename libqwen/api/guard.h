@@ -1,0 +1,77 @@
+// The border of the library: everything that goes wrong inside becomes a status and a qwen_error here, and nothing is
+// thrown across. Only api/ includes qwen.h.
+#pragma once
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <exception>
+#include <new>
+#include <string>
+
+#include "base/error.h"
+#include "qwen.h"
+
+struct qwen_error {
+  int32_t code;
+  std::string message;
+};
+
+namespace qwen::api {
+
+// Writes *error (when wanted) and returns the status. Never throws; without memory for the message it hands out a
+// static object.
+int32_t report(qwen_error** error, int32_t code, const char* message) noexcept;
+
+// Runs `body` and turns whatever it throws into a status.
+template <class Body>
+int32_t guard(qwen_error** error, Body&& body) noexcept {
+  try {
+    body();
+    return QWEN_OK;
+  } catch (const Error& e) {
+    return report(error, static_cast<int32_t>(e.status()), e.what());
+  } catch (const std::bad_alloc&) {
+    return report(error, QWEN_ERR_OUT_OF_MEMORY, "out of memory");
+  } catch (const std::exception& e) {
+    return report(error, QWEN_ERR_INTERNAL, e.what());
+  } catch (...) {
+    return report(error, QWEN_ERR_INTERNAL, "unknown exception");
+  }
+}
+
+inline void require(const void* pointer, const char* name) {
+  if (!pointer) fail(Status::invalid_argument, name, " is NULL");
+}
+
+// A text argument; NULL is allowed for no bytes.
+inline std::string_view text_argument(const char* text, size_t length, const char* name) {
+  if (length > 0) require(text, name);
+  return {text ? text : "", length};
+}
+
+// Hands a struct out in the size the caller knows.
+template <class Struct>
+void write_struct(Struct* out, Struct full, const char* name) {
+  require(out, name);
+  if (out->struct_size < 2 * sizeof(uint32_t))
+    fail(Status::invalid_argument, name, "->struct_size is ", out->struct_size, "; set it to sizeof(*", name, ") first");
+  full.struct_size = out->struct_size;
+  std::memcpy(out, &full, std::min<size_t>(out->struct_size, sizeof full));
+}
+
+// Handles with threads behind them remember who made them.
+class Owner {
+ public:
+  bool is_this_process() const noexcept { return pid_ == ::getpid(); }
+  void check(const char* what) const {
+    if (!is_this_process())
+      fail(Status::forked, "this ", what, " was made by process ", pid_, " and cannot be used in its child; make a new one");
+  }
+
+ private:
+  pid_t pid_ = ::getpid();
+};
+
+}  // namespace qwen::api

@@ -1,0 +1,102 @@
+// What stands behind the opaque handles of qwen.h.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "api/guard.h"
+#include "base/options.h"
+#include "checkpoint/memory_tensors.h"
+#include "engine/engine.h"
+#include "engine/event_queue.h"
+#include "engine/loaded_model.h"
+#include "engine/prompt.h"
+#include "engine/request.h"
+#include "text/tokenizer.h"
+
+struct qwen_options {
+  qwen::Options options;
+};
+
+struct qwen_tokenizer {
+  std::shared_ptr<const qwen::Tokenizer> tokenizer;
+};
+
+struct qwen_weights {
+  qwen::ModelConfig config;
+  std::shared_ptr<qwen::MemoryTensors> tensors;
+};
+
+// One object per opened model, shared by reference counting: qwen_model_retain and every engine add one.
+struct qwen_model {
+  std::shared_ptr<const qwen::LoadedModel> loaded;
+  qwen_tokenizer tokenizer;
+  mutable std::atomic<int64_t> references{1};
+
+  void retain() const noexcept { references.fetch_add(1, std::memory_order_relaxed); }
+  void release() const noexcept {
+    if (references.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+  }
+};
+
+struct ModelReleaser {
+  void operator()(const qwen_model* model) const noexcept { model->release(); }
+};
+using ModelReference = std::unique_ptr<const qwen_model, ModelReleaser>;
+
+struct qwen_engine {
+  // Takes one reference of its own.
+  qwen_engine(const qwen_model& opened, const qwen::Options& options)
+      : model((opened.retain(), &opened)), engine(opened.loaded, options) {
+    for (const auto& count : engine.kernel_counts()) counter_names.push_back(count.name);
+  }
+  ModelReference model;
+  qwen::Engine engine;
+  std::vector<std::string> counter_names;  // [counter], fixed at creation: the texts qwen_counter lends out
+  qwen::api::Owner owner;
+};
+
+struct qwen_prompt {
+  qwen::Prompt prompt;
+};
+
+struct qwen_queue {
+  std::shared_ptr<qwen::EventQueue> queue = std::make_shared<qwen::EventQueue>();
+  std::vector<qwen::Event> taken;  // what qwen_queue_event lends out
+  qwen::api::Owner owner;
+};
+
+struct qwen_request {
+  std::shared_ptr<qwen::Request> request;
+  std::shared_ptr<qwen::EventQueue> own_queue;  // null when events go to a qwen_queue
+  std::optional<qwen::Event> current;           // what qwen_request_next lends out
+  bool done_taken = false;
+  qwen::api::Owner owner;
+};
+
+struct qwen_result {
+  qwen::RequestOutcome outcome;
+};
+
+struct qwen_tensors {
+  struct Sequence {
+    std::shared_ptr<const qwen::Request> request;  // holds the memory
+    int64_t tokens = 0;
+  };
+  std::vector<Sequence> sequences;
+  int64_t vocab_size = 0, hidden_size = 0;
+};
+
+namespace qwen::api {
+
+inline const Options& options_or_default(const qwen_options* options) {
+  static const Options kNone;
+  return options ? options->options : kNone;
+}
+
+void fill_event(const Event& event, qwen_event* out);
+
+}  // namespace qwen::api

@@ -1,0 +1,139 @@
+// What hosts read at the end: results of generation, tensors of qwen_forward.
+#include <charconv>
+
+#include "api/handles.h"
+
+using namespace qwen;
+
+extern "C" {
+
+size_t qwen_result_choice_count(const qwen_result* result) { return result ? 1 : 0; }
+
+int32_t qwen_result_choice_get(const qwen_result* result, size_t index, qwen_choice* choice, qwen_error** error) {
+  return api::guard(error, [&] {
+    api::require(result, "result");
+    if (index >= qwen_result_choice_count(result)) fail(Status::not_found, "choice index ", index, " is past the last one");
+    const RequestOutcome& outcome = result->outcome;
+    api::write_struct(choice,
+                      {.struct_size = 0,
+                       .finish_reason = static_cast<int32_t>(outcome.finish_reason),
+                       .text = outcome.text.c_str(),
+                       .text_length = outcome.text.size(),
+                       .reasoning = outcome.reasoning.c_str(),
+                       .reasoning_length = outcome.reasoning.size(),
+                       .token_ids = outcome.token_ids.data(),
+                       .logprobs = outcome.logprobs.empty() ? nullptr : outcome.logprobs.data(),
+                       .token_count = outcome.token_ids.size()},
+                      "choice");
+  });
+}
+
+int32_t qwen_result_stats_get(const qwen_result* result, qwen_stats* stats, qwen_error** error) {
+  return api::guard(error, [&] {
+    api::require(result, "result");
+    const RequestStats& measured = result->outcome.stats;
+    api::write_struct(stats,
+                      {.struct_size = 0,
+                       .reserved = 0,
+                       .prompt_tokens = measured.prompt_tokens,
+                       .cached_tokens = measured.cached_tokens,
+                       .generated_tokens = measured.generated_tokens,
+                       .queued_seconds = measured.queued_seconds,
+                       .prompt_seconds = measured.prompt_seconds,
+                       .generate_seconds = measured.generate_seconds,
+                       .first_token_seconds = measured.first_token_seconds,
+                       .seed = measured.seed},
+                      "stats");
+  });
+}
+
+void qwen_result_free(qwen_result* result) { delete result; }
+
+int32_t qwen_forward(qwen_engine* engine, const int32_t* token_ids, const size_t* counts, size_t sequences, uint32_t outputs,
+                     const qwen_options* options, qwen_tensors** tensors, qwen_error** error) {
+  return api::guard(error, [&] {
+    api::require(engine, "engine");
+    api::require(token_ids, "token_ids");
+    api::require(counts, "counts");
+    api::require(tensors, "tensors");
+    engine->owner.check("engine");
+    constexpr uint32_t kAll = QWEN_OUTPUT_LOGITS | QWEN_OUTPUT_HIDDEN_STATES;
+    if (outputs == 0 || (outputs & ~kAll) != 0)
+      fail(Status::invalid_argument, "outputs is ", outputs, "; it must be QWEN_OUTPUT_… values or-ed");
+    if (sequences == 0) fail(Status::invalid_argument, "sequences is 0; it must be at least 1");
+    const LoadedModel& loaded = engine->engine.loaded();
+    const int64_t vocab_size = loaded.model->config().vocab_size;
+    const SamplingParams params = resolve_sampling(api::options_or_default(options), loaded.generation, vocab_size);
+
+    const auto queue = std::make_shared<EventQueue>();
+    std::vector<std::shared_ptr<Request>> requests;
+    for (size_t i = 0; i < sequences; token_ids += counts[i++]) {
+      RequestInput input;
+      input.prompt.assign(token_ids, token_ids + counts[i]);
+      input.params = params;
+      input.queue = queue;
+      input.tensors = {.logits = (outputs & QWEN_OUTPUT_LOGITS) != 0,
+                       .hidden_states = (outputs & QWEN_OUTPUT_HIDDEN_STATES) != 0};
+      requests.push_back(engine->engine.make_request(std::move(input)));
+    }
+    auto handle = std::make_unique<qwen_tensors>();
+    handle->vocab_size = vocab_size;
+    handle->hidden_size = loaded.model->config().hidden_size;
+    for (const auto& request : requests)
+      handle->sequences.push_back({request, static_cast<int64_t>(request->input().prompt.size())});
+
+    size_t submitted = 0;
+    try {
+      for (; submitted < requests.size(); ++submitted) engine->engine.submit(requests[submitted]);
+    } catch (...) {
+      for (const auto& request : requests) request->cancel();  // those that were taken end by themselves
+      throw;
+    }
+    for (size_t done = 0; done < requests.size();) done += queue->pop(-1)->type == EventType::done;
+    for (const auto& request : requests) {
+      const RequestOutcome outcome = request->outcome();
+      if (outcome.status != Status::ok) throw Error(outcome.status, outcome.message);
+    }
+    *tensors = handle.release();
+  });
+}
+
+int32_t qwen_tensors_get(const qwen_tensors* tensors, size_t sequence, const char* name, qwen_tensor* tensor,
+                         qwen_error** error) {
+  return api::guard(error, [&] {
+    api::require(tensors, "tensors");
+    api::require(name, "name");
+    if (sequence >= tensors->sequences.size())
+      fail(Status::not_found, "sequence ", sequence, "; there are ", tensors->sequences.size());
+    const auto& [request, tokens] = tensors->sequences[sequence];
+    const std::vector<float>* values = nullptr;
+    int64_t width = tensors->hidden_size;
+    const std::string_view wanted = name;
+    constexpr std::string_view kHidden = "hidden.";
+    if (wanted == "logits") {
+      values = &request->logits;
+      width = tensors->vocab_size;
+    } else if (wanted.starts_with(kHidden)) {
+      const std::string_view digits = wanted.substr(kHidden.size());
+      size_t layer = 0;
+      const auto [end, bad] = std::from_chars(digits.data(), digits.data() + digits.size(), layer);
+      if (bad == std::errc() && end == digits.data() + digits.size() && layer < request->hidden_states.size())
+        values = &request->hidden_states[layer];
+    }
+    if (!values || values->empty())
+      fail(Status::not_found, "there is no tensor ", quote(wanted), "; 'logits' and 'hidden.0' … 'hidden.",
+           request->hidden_states.empty() ? 0 : request->hidden_states.size() - 1, "' exist where they were asked for");
+    qwen_tensor full{};
+    full.dtype = QWEN_DTYPE_F32;
+    full.data = values->data();
+    full.bytes = values->size() * sizeof(float);
+    full.dimensions = 2;
+    full.shape[0] = tokens;
+    full.shape[1] = width;
+    api::write_struct(tensor, full, "tensor");
+  });
+}
+
+void qwen_tensors_free(qwen_tensors* tensors) { delete tensors; }
+
+}  // extern "C"

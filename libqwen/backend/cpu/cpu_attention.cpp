@@ -1,0 +1,116 @@
+// CpuBackend's cache operations: writing keys and values to their blocks, and cutting attention into items.
+#include <algorithm>
+#include <cstring>
+#include <new>
+
+#include "backend/cpu/cpu_backend.h"
+#include "base/error.h"
+
+namespace qwen::cpu {
+namespace {
+
+// Rows x query heads that one attention item holds at a time: enough to use a cache block many times once it
+// is read, few enough that their partial results stay in L2 (64 x 128 floats are 32 KiB).
+constexpr int64_t kQueriesPerItem = 64;
+
+// A key becomes one column of its transposed block.
+template <class Element>
+void store_column(const Element* key, int64_t head_dim, int64_t slot, std::byte* block) {
+  Element* const column = reinterpret_cast<Element*>(block) + slot;
+  for (int64_t d = 0; d < head_dim; ++d) column[d * kCacheBlock] = key[d];
+}
+
+}  // namespace
+
+void CpuBackend::store_kv(CacheStorage& storage, const Batch& batch, const AttentionArgs& args, Rows k,
+                          Rows v) {
+  auto& cache = static_cast<CpuCache&>(storage);
+  const Format format = cache.format();
+  counted(Op::store_kv, format);
+  const int64_t head_dim = args.head_dim, value_width = padded_head_dim(head_dim);
+  // One item is one key/value head of the whole batch: its blocks stay in one core's cache for attention.
+  const int64_t heads_per_item = std::max<int64_t>(1, 8192 / std::max<int64_t>(1, batch.rows() * head_dim));
+  const int64_t items = (args.kv_heads + heads_per_item - 1) / heads_per_item;
+  scratch(head_dim);
+  pool_.for_each(items, [&](int64_t item, int worker) {
+    auto* const narrowed = reinterpret_cast<uint16_t*>(worker_scratch(worker));
+    const int64_t last_head = std::min(args.kv_heads, (item + 1) * heads_per_item);
+    for (int64_t head = item * heads_per_item; head < last_head; ++head) {
+      for (const SequenceRows& sequence : batch.sequences) {
+        const std::span<const int32_t> table = sequence.block_tables[static_cast<size_t>(args.group)];
+        for (int64_t r = 0; r < sequence.row_count; ++r) {
+          const int64_t position = sequence.context_length + r;
+          const int64_t slot = position % kCacheBlock;
+          const int64_t block = table[static_cast<size_t>(position / kCacheBlock)];
+          const int64_t at = (sequence.first_row + r) * k.width + head * head_dim;
+          const float* const key = static_cast<const float*>(k.data) + at;
+          const float* const value = static_cast<const float*>(v.data) + at;
+          std::byte* const keys = cache.keys(args.layer, block, head);
+          std::byte* const values = cache.values(args.layer, block, head);
+          if (format == Format::f32) {
+            store_column(key, head_dim, slot, keys);
+            std::memcpy(values + slot * value_width * 4, value, static_cast<size_t>(head_dim) * 4);
+          } else {
+            kernels_.narrow_bf16(key, head_dim, narrowed);
+            store_column(narrowed, head_dim, slot, keys);
+            kernels_.narrow_bf16(value, head_dim, reinterpret_cast<uint16_t*>(values) + slot * value_width);
+          }
+        }
+      }
+    }
+  });
+}
+
+void CpuBackend::attention(const CacheStorage& storage, const Batch& batch, const AttentionArgs& args, Rows q,
+                           Rows out) {
+  const auto& cache = static_cast<const CpuCache&>(storage);
+  counted(Op::attention, cache.format());
+  const int64_t query_heads = args.heads / args.kv_heads;
+  const int64_t rows_per_item = std::max<int64_t>(1, kQueriesPerItem / query_heads);
+
+  // Later rows see more positions: listed last to first, the largest items are claimed first and the small
+  // ones fill up.
+  attention_items_.clear();
+  try {
+    for (size_t s = 0; s < batch.sequences.size(); ++s) {
+      const int64_t rows = batch.sequences[s].row_count;
+      for (int64_t piece = (rows + rows_per_item - 1) / rows_per_item - 1; piece >= 0; --piece) {
+        const int64_t first = piece * rows_per_item;
+        for (int64_t head = 0; head < args.kv_heads; ++head) {
+          attention_items_.push_back({static_cast<int32_t>(s), static_cast<int32_t>(head),
+                                      static_cast<int32_t>(first),
+                                      static_cast<int32_t>(std::min(rows_per_item, rows - first))});
+        }
+      }
+    }
+  } catch (const std::bad_alloc&) {
+    fail(Status::out_of_memory, "cannot allocate the list of attention items of ", batch.rows(), " rows");
+  }
+  scratch(attention_scratch(rows_per_item, query_heads, args.head_dim));
+
+  pool_.for_each(static_cast<int64_t>(attention_items_.size()), [&](int64_t index, int worker) {
+    const AttentionItem& item = attention_items_[static_cast<size_t>(index)];
+    const SequenceRows& sequence = batch.sequences[static_cast<size_t>(item.sequence)];
+    const int64_t offset =
+        (sequence.first_row + item.first_row) * q.width + item.head * query_heads * args.head_dim;
+    kernels_.attention[static_cast<int>(cache.format())]({
+        .q = static_cast<const float*>(q.data) + offset,
+        .out = static_cast<float*>(out.data) + offset,
+        .row_stride = q.width,
+        .rows = item.rows,
+        .query_heads = query_heads,
+        .head_dim = args.head_dim,
+        .first_position = int64_t{sequence.context_length} + item.first_row,
+        .window = args.window,
+        .scale = args.scale,
+        .keys = cache.keys(args.layer, 0, item.head),
+        .values = cache.values(args.layer, 0, item.head),
+        .key_block_bytes = cache.key_block_bytes(),
+        .value_block_bytes = cache.value_block_bytes(),
+        .block_table = sequence.block_tables[static_cast<size_t>(args.group)].data(),
+        .scratch = worker_scratch(worker),
+    });
+  });
+}
+
+}  // namespace qwen::cpu

@@ -1,0 +1,165 @@
+#include "backend/cpu/cpu_backend.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "base/error.h"
+
+namespace qwen {
+
+std::unique_ptr<Backend> create_cpu_backend(const CpuOptions& options) {
+  return std::make_unique<cpu::CpuBackend>(options);
+}
+
+namespace cpu {
+namespace {
+
+float* row(const Rows& x, int64_t index) {
+  return static_cast<float*>(x.data) + index * x.width;
+}
+
+static_assert(kBlock == kCacheBlock);
+
+// Below this many floats an element-wise loop is over before a second thread has joined.
+constexpr int64_t kWorthAThread = 8192;
+
+int checked_threads(int threads) {
+  if (threads < 0 || threads > 4096) {
+    fail(Status::invalid_argument, "threads is ", threads, "; valid are 0 (all cores) to 4096");
+  }
+  return threads == 0 ? default_thread_count() : threads;
+}
+
+}  // namespace
+
+CpuBackend::CpuBackend(const CpuOptions& options)
+    : precision_(options.precision),
+      isa_(choose_isa(options.isa)),
+      kernels_(kernels(isa_)),
+      pool_(checked_threads(options.threads)) {}
+
+std::vector<KernelCount> CpuBackend::kernel_counts() const {
+  static constexpr const char* kOps[] = {"embed", "linear",   "attention", "rms_norm",
+                                         "rope",  "store_kv", "silu_mul"};
+  static constexpr const char* kFormatNames[] = {"f32", "f16", "bf16"};
+  std::vector<KernelCount> counts;
+  for (size_t i = 0; i < counts_.size(); ++i) {
+    const int64_t calls = counts_[i].load(std::memory_order_relaxed);
+    if (calls == 0) continue;
+    counts.push_back({cat(kOps[i / kFormats], ".", kFormatNames[i % kFormats], ".", isa_name(isa_)), calls});
+  }
+  return counts;
+}
+
+WeightPtr CpuBackend::load(const TensorView& tensor, WeightUse use) {
+  return std::make_shared<CpuWeight>(tensor, use, precision_, kernels_);
+}
+
+std::unique_ptr<Workspace> CpuBackend::create_workspace() {
+  return std::make_unique<CpuWorkspace>();
+}
+
+size_t CpuBackend::cache_block_bytes(const CacheGroupSpec& spec) const {
+  const size_t heads = static_cast<size_t>(spec.layers * spec.kv_heads);
+  return heads * (CpuCache::key_bytes(spec, cache_format()) + CpuCache::value_bytes(spec, cache_format()));
+}
+
+std::unique_ptr<CacheStorage> CpuBackend::create_cache(const CacheGroupSpec& spec, int64_t blocks) {
+  return std::make_unique<CpuCache>(spec, blocks, cache_format());
+}
+
+template <class Task>
+void CpuBackend::for_rows(int64_t rows, int64_t floats_per_row, Task&& task) {
+  const int64_t piece = std::max<int64_t>(1, kWorthAThread / std::max<int64_t>(1, floats_per_row));
+  pool_.for_each((rows + piece - 1) / piece,
+                 [&](int64_t item, int) { task(item * piece, std::min(rows, (item + 1) * piece)); });
+}
+
+float* CpuBackend::scratch(int64_t floats_per_worker) {
+  if (floats_per_worker > scratch_stride_) {
+    constexpr int64_t kLine = kAlignment / sizeof(float);
+    const int64_t stride = (floats_per_worker + kLine - 1) / kLine * kLine;
+    scratch_stride_ = 0;  // should the allocation fail
+    scratch_ = Buffer();
+    scratch_ =
+        Buffer(static_cast<size_t>(stride * pool_.threads()) * sizeof(float), "the threads' scratch memory");
+    scratch_stride_ = stride;
+  }
+  return reinterpret_cast<float*>(scratch_.data());
+}
+
+float* CpuBackend::worker_scratch(int worker) const {
+  return reinterpret_cast<float*>(scratch_.data()) + worker * scratch_stride_;
+}
+
+void CpuBackend::embed(const Weight& table, std::span<const int32_t> ids, Rows out) {
+  const CpuWeight& weight = own(table);
+  counted(Op::embed, weight.format);
+  for_rows(out.rows, out.width, [&](int64_t first, int64_t last) {
+    for (int64_t r = first; r < last; ++r) {
+      const std::byte* source = weight.data + ids[static_cast<size_t>(r)] * weight.row_bytes();
+      kernels_.widen[static_cast<int>(weight.format)](source, out.width, row(out, r));
+    }
+  });
+}
+
+void CpuBackend::rms_norm(Rows x, const Weight& weight, float eps, Rows out) {
+  counted(Op::rms_norm, Format::f32);
+  const float* const scale = own(weight).floats();
+  for_rows(x.rows, x.width, [&](int64_t first, int64_t last) {
+    for (int64_t r = first; r < last; ++r) kernels_.rms_norm(row(x, r), scale, eps, x.width, row(out, r));
+  });
+}
+
+void CpuBackend::rope_angles(const RopeTable& table, std::span<const std::array<int32_t, 3>> positions,
+                             Rows out) {
+  const int64_t half = out.width / 2;
+  for_rows(out.rows, out.width * 16,
+           [&](int64_t first, int64_t last) {  // a cosine costs many multiplications
+             for (int64_t r = first; r < last; ++r) {
+               float* const angles = row(out, r);
+               for (int64_t i = 0; i < half; ++i) {
+                 const size_t pair = static_cast<size_t>(i);
+                 const int32_t position = positions[static_cast<size_t>(r)][table.axis[pair]];
+                 // The angle is rounded to float as in transformers; its cosine and sine are then exact to
+                 // the last bit.
+                 const double angle = static_cast<float>(position) * table.inverse_frequencies[pair];
+                 angles[i] = static_cast<float>(std::cos(angle)) * table.scale;
+                 angles[half + i] = static_cast<float>(std::sin(angle)) * table.scale;
+               }
+             }
+           });
+}
+
+void CpuBackend::rope(Rows x, int64_t head_dim, Rows angles) {
+  counted(Op::rope, Format::f32);
+  const int64_t half = angles.width / 2;
+  for_rows(x.rows, x.width, [&](int64_t first, int64_t last) {
+    for (int64_t r = first; r < last; ++r) {
+      const float* const cosines = row(angles, r);
+      kernels_.rope(row(x, r), x.width / head_dim, head_dim, cosines, cosines + half, half);
+    }
+  });
+}
+
+void CpuBackend::silu_mul(Rows gate, Rows up, Rows out) {
+  counted(Op::silu_mul, Format::f32);
+  for_rows(out.rows, out.width, [&](int64_t first, int64_t last) {
+    kernels_.silu_mul(row(gate, first), row(up, first), (last - first) * out.width, row(out, first));
+  });
+}
+
+void CpuBackend::gather(Rows x, std::span<const int32_t> rows, Rows out) {
+  for (size_t i = 0; i < rows.size(); ++i) {
+    std::memcpy(row(out, static_cast<int64_t>(i)), row(x, rows[i]),
+                static_cast<size_t>(x.width) * sizeof(float));
+  }
+}
+
+void CpuBackend::read(Rows x, float* host) {
+  std::memcpy(host, x.data, static_cast<size_t>(x.rows * x.width) * sizeof(float));
+}
+
+}  // namespace cpu
+}  // namespace qwen

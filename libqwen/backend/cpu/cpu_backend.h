@@ -1,0 +1,81 @@
+// The CPU backend: which rows, which weights and which kernel go to which thread. The arithmetic is in
+// kernels.h.
+//
+// Work is cut into items that the pool's threads claim; an item is a fixed piece of the output (a panel of
+// output features, some rows of one key/value head), so who computes it changes nothing.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <vector>
+
+#include "backend/backend.h"
+#include "backend/cpu/cpu_memory.h"
+#include "backend/cpu/cpu_weight.h"
+#include "backend/cpu/isa.h"
+#include "backend/cpu/kernels.h"
+#include "base/error.h"
+#include "base/thread_pool.h"
+
+namespace qwen::cpu {
+
+class CpuBackend final : public Backend {
+ public:
+  explicit CpuBackend(const CpuOptions& options);
+
+  std::string name() const override { return cat("cpu.", isa_name(isa_)); }
+  Precision precision() const override { return precision_; }
+  std::vector<KernelCount> kernel_counts() const override;
+
+  WeightPtr load(const TensorView& tensor, WeightUse use) override;
+  std::unique_ptr<Workspace> create_workspace() override;
+  size_t cache_block_bytes(const CacheGroupSpec& spec) const override;
+  std::unique_ptr<CacheStorage> create_cache(const CacheGroupSpec& spec, int64_t blocks) override;
+
+  void embed(const Weight& table, std::span<const int32_t> ids, Rows out) override;
+  void rms_norm(Rows x, const Weight& weight, float eps, Rows out) override;
+  void linear(Rows x, std::span<const Projection> projections) override;
+  void rope_angles(const RopeTable& table, std::span<const std::array<int32_t, 3>> positions,
+                   Rows out) override;
+  void rope(Rows x, int64_t head_dim, Rows angles) override;
+  void store_kv(CacheStorage& cache, const Batch& batch, const AttentionArgs& args, Rows k, Rows v) override;
+  void attention(const CacheStorage& cache, const Batch& batch, const AttentionArgs& args, Rows q,
+                 Rows out) override;
+  void silu_mul(Rows gate, Rows up, Rows out) override;
+  void gather(Rows x, std::span<const int32_t> rows, Rows out) override;
+  void read(Rows x, float* host) override;
+
+ private:
+  enum class Op : uint8_t { embed, linear, attention, rms_norm, rope, store_kv, silu_mul, count };
+
+  void counted(Op op, Format format) {
+    counts_[static_cast<size_t>(op) * kFormats + static_cast<size_t>(format)].fetch_add(
+        1, std::memory_order_relaxed);
+  }
+  Format cache_format() const { return precision_ == Precision::f32 ? Format::f32 : Format::bf16; }
+  // task(first_row, last_row) over all rows, in pieces worth waking a thread for.
+  template <class Task>
+  void for_rows(int64_t rows, int64_t floats_per_row, Task&& task);
+  // Scratch of `floats` floats for each worker, aligned, kept from call to call.
+  float* scratch(int64_t floats_per_worker);
+  float* worker_scratch(int worker) const;
+
+  // Some rows of one sequence and one key/value head.
+  struct AttentionItem {
+    int32_t sequence;
+    int32_t head;
+    int32_t first_row;  // inside the sequence
+    int32_t rows;
+  };
+
+  Precision precision_;
+  Isa isa_;
+  const Kernels& kernels_;
+  ThreadPool pool_;
+  Buffer scratch_;
+  int64_t scratch_stride_ = 0;  // floats
+  std::vector<AttentionItem> attention_items_;
+  std::array<std::atomic<int64_t>, static_cast<size_t>(Op::count) * kFormats> counts_{};
+};
+
+}  // namespace qwen::cpu

@@ -1,0 +1,123 @@
+#include "backend/cpu/cpu_memory.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <new>
+#include <string>
+#include <utility>
+
+#include "base/error.h"
+
+namespace qwen::cpu {
+namespace {
+
+size_t round_up(size_t bytes) {
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+[[noreturn]] void out_of_memory(size_t bytes, std::string_view purpose) {
+  fail(Status::out_of_memory, "cannot allocate ", bytes, " bytes for ", purpose, "; ", available_memory(),
+       " bytes are free");
+}
+
+}  // namespace
+
+int64_t available_memory() {
+  // MemAvailable counts the page cache that can be given up, which sysconf's free pages do not.
+  if (std::FILE* file = std::fopen("/proc/meminfo", "re")) {
+    char line[128];
+    long long kib = -1;
+    while (kib < 0 && std::fgets(line, sizeof line, file) != nullptr) {
+      if (std::sscanf(line, "MemAvailable: %lld", &kib) != 1) kib = -1;
+    }
+    std::fclose(file);
+    if (kib >= 0) return kib * 1024;
+  }
+  return static_cast<int64_t>(sysconf(_SC_AVPHYS_PAGES)) * sysconf(_SC_PAGESIZE);
+}
+
+Buffer::Buffer(size_t bytes, std::string_view purpose) : size_(bytes) {
+  if (bytes == 0) return;
+  data_ = static_cast<std::byte*>(::operator new (bytes, std::align_val_t{kAlignment}, std::nothrow));
+  if (data_ == nullptr) out_of_memory(bytes, purpose);
+}
+
+Buffer::~Buffer() {
+  ::operator delete (data_, std::align_val_t{kAlignment});
+}
+
+Buffer::Buffer(Buffer&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+Buffer& Buffer::operator=(Buffer&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+Rows CpuWorkspace::rows(int64_t rows, int64_t width) {
+  const size_t bytes = round_up(static_cast<size_t>(rows * width) * sizeof(float));
+  while (place_.chunk < chunks_.size() && chunks_[place_.chunk].size() - place_.used < bytes) {
+    place_ = {place_.chunk + 1, 0};
+  }
+  if (place_.chunk == chunks_.size()) {
+    constexpr size_t kSmallest = size_t{1} << 20;
+    chunks_.emplace_back(std::max({bytes, wanted_, kSmallest}), "the activations of a step");
+  }
+  std::byte* data = chunks_[place_.chunk].data() + place_.used;
+  place_.used += bytes;
+  return {data, rows, width};
+}
+
+void CpuWorkspace::reset() {
+  // Several chunks: the next step gets one of their size, and from then on nothing is allocated.
+  if (chunks_.size() > 1) {
+    wanted_ = 0;
+    for (const Buffer& chunk : chunks_) wanted_ += chunk.size();
+    chunks_.clear();
+  }
+  place_ = {};
+}
+
+size_t CpuCache::key_bytes(const CacheGroupSpec& spec, Format format) {
+  return static_cast<size_t>(spec.head_dim * kCacheBlock) * element_bytes(format);
+}
+
+size_t CpuCache::value_bytes(const CacheGroupSpec& spec, Format format) {
+  return static_cast<size_t>(padded_head_dim(spec.head_dim) * kCacheBlock) * element_bytes(format);
+}
+
+CpuCache::CpuCache(const CacheGroupSpec& spec, int64_t blocks, Format format)
+    : spec_(spec), blocks_(blocks), format_(format) {
+  const size_t heads = static_cast<size_t>(spec.layers * blocks * spec.kv_heads);
+  key_plane_bytes_ = round_up(heads * key_bytes(spec, format));
+  bytes_ = key_plane_bytes_ + heads * value_bytes(spec, format);
+  if (bytes_ == 0) return;
+  void* data = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (data == MAP_FAILED) {
+    out_of_memory(bytes_,
+                  cat("a key/value cache of ", blocks, " blocks (", blocks * kCacheBlock, " positions)"));
+  }
+  data_ = static_cast<std::byte*>(data);
+}
+
+CpuCache::~CpuCache() {
+  if (data_ != nullptr) munmap(data_, bytes_);
+}
+
+std::byte* CpuCache::keys(int64_t layer, int64_t block, int64_t head) const {
+  const int64_t index = (layer * blocks_ + block) * spec_.kv_heads + head;
+  return data_ + static_cast<size_t>(index) * key_bytes(spec_, format_);
+}
+
+std::byte* CpuCache::values(int64_t layer, int64_t block, int64_t head) const {
+  const int64_t index = (layer * blocks_ + block) * spec_.kv_heads + head;
+  return data_ + key_plane_bytes_ + static_cast<size_t>(index) * value_bytes(spec_, format_);
+}
+
+}  // namespace qwen::cpu

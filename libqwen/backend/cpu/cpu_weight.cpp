@@ -1,0 +1,59 @@
+#include "backend/cpu/cpu_weight.h"
+
+#include "base/error.h"
+
+namespace qwen::cpu {
+namespace {
+
+Format format_of(const TensorView& tensor) {
+  switch (tensor.dtype) {
+    case DType::f32:
+      return Format::f32;
+    case DType::f16:
+      return Format::f16;
+    case DType::bf16:
+      return Format::bf16;
+    default:
+      fail(Status::unsupported, "tensor ", quote(tensor.name), " in ", tensor.source, " has dtype ",
+           dtype_name(tensor.dtype), "; the CPU backend takes F32, F16 and BF16");
+  }
+}
+
+}  // namespace
+
+CpuWeight::CpuWeight(const TensorView& tensor, WeightUse use, Precision precision, const Kernels& kernels)
+    : format(format_of(tensor)), data(tensor.data) {
+  const size_t rank = use == WeightUse::matrix ? 2 : 1;
+  if (tensor.shape.size() != rank) {
+    fail(Status::unsupported, "tensor ", quote(tensor.name), " in ", tensor.source, " has shape ",
+         shape_text(tensor.shape), "; expected ", rank, " dimension", rank == 1 ? "" : "s");
+  }
+  outputs = tensor.shape[0];
+  width = use == WeightUse::matrix ? tensor.shape[1] : 1;
+  const int64_t elements = outputs * width;
+  if (tensor.bytes != static_cast<size_t>(outputs * row_bytes())) {
+    fail(Status::invalid_file, "tensor ", quote(tensor.name), " in ", tensor.source, " has ", tensor.bytes,
+         " bytes; its shape ", shape_text(tensor.shape), " needs ", outputs * row_bytes());
+  }
+
+  const auto purpose = [&] { return cat("tensor ", quote(tensor.name)); };
+  if (use == WeightUse::vector) {
+    copy_ = Buffer(static_cast<size_t>(elements) * sizeof(float), purpose());
+    kernels.widen[static_cast<int>(format)](data, elements, reinterpret_cast<float*>(copy_.data()));
+    format = Format::f32;
+    data = copy_.data();
+  } else if (format == Format::f32 && precision == Precision::bf16) {
+    copy_ = Buffer(static_cast<size_t>(elements) * sizeof(uint16_t), purpose());
+    // Row by row through an aligned line: the file's floats may lie at any byte offset.
+    Buffer line(static_cast<size_t>(width) * sizeof(float), purpose());
+    float* const floats = reinterpret_cast<float*>(line.data());
+    for (int64_t row = 0; row < outputs; ++row) {
+      kernels.widen[static_cast<int>(Format::f32)](data + row * width * 4, width, floats);
+      kernels.narrow_bf16(floats, width, reinterpret_cast<uint16_t*>(copy_.data()) + row * width);
+    }
+    format = Format::bf16;
+    data = copy_.data();
+  }
+}
+
+}  // namespace qwen::cpu

@@ -1,0 +1,36 @@
+// How the CPU backend keeps parameters: matrices as the file has them (mapped, never repacked), vectors as
+// float32.
+#pragma once
+
+#include "backend/backend.h"
+#include "backend/cpu/cpu_memory.h"
+#include "backend/cpu/kernels.h"
+
+namespace qwen::cpu {
+
+class CpuWeight final : public Weight {
+ public:
+  // Throws Error: unsupported (dtype, rank), invalid_file (bytes do not fit the shape), out_of_memory.
+  CpuWeight(const TensorView& tensor, WeightUse use, Precision precision, const Kernels& kernels);
+
+  Format format = Format::f32;
+  int64_t outputs = 0;              // rows of a matrix, elements of a vector
+  int64_t width = 0;                // columns of a matrix; 1 for a vector
+  const std::byte* data = nullptr;  // the tensor's own bytes (any alignment) or the copy
+
+  int64_t element_bytes() const { return format == Format::f32 ? 4 : 2; }
+  int64_t row_bytes() const { return width * element_bytes(); }
+  const float* floats() const {
+    return reinterpret_cast<const float*>(data);
+  }  // of a vector: always an aligned copy
+
+ private:
+  Buffer copy_;
+};
+
+// A model's weights come from this backend's load().
+inline const CpuWeight& own(const Weight& weight) {
+  return static_cast<const CpuWeight&>(weight);
+}
+
+}  // namespace qwen::cpu

@@ -1,0 +1,101 @@
+// The leaf functions of the CPU backend: one table of them per instruction-set level. A kernel is arithmetic
+// on the memory it is given; who calls it with which rows on which thread is the backend's business
+// (cpu_backend.h).
+//
+// The order of accumulation of every kernel is a function of the level and of the sizes of one row (k,
+// head_dim, positions), never of how many rows or outputs one call covers. That is what keeps results equal
+// to the bit.
+//
+// This header is included by translation units compiled for one instruction set: plain data only, nothing
+// with external linkage that such a unit could emit.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace qwen::cpu {
+
+enum class Isa : uint8_t;  // isa.h
+
+enum class Format : uint8_t { f32, f16, bf16 };
+inline constexpr int kFormats = 3;
+
+// kCacheBlock of batch.h (asserted in cpu_backend.cpp), which these units do not include.
+static constexpr int64_t kBlock = 32;
+
+// out[r][n] = x[r] · weight[n] (+ bias[n]), or out[r][n] += that.
+//
+// A long k may be taken in slices (x, weight and k then describe one slice): all but the last suspend,
+// leaving their vector sums in `partial`, and all but the first resume from there, so the order of summation
+// is that of one pass.
+struct LinearTask {
+  const float* x = nullptr;  // [rows, k]
+  int64_t x_stride = 0;      // in elements
+  int64_t rows = 0;
+  const std::byte* weight = nullptr;  // [outputs, k], any alignment
+  int64_t weight_stride = 0;          // in elements
+  int64_t outputs = 0;
+  int64_t k = 0;
+  const float* bias = nullptr;  // [outputs]
+  float* out = nullptr;         // [rows, outputs]
+  int64_t out_stride = 0;
+  bool accumulate = false;
+  bool resume = false;
+  bool suspend = false;
+  float* partial = nullptr;  // [rows, outputs, kMaxLanes], 64-byte aligned; used by slices only
+};
+static constexpr int64_t kMaxLanes = 16;  // of a vector of any level
+
+// The cache keeps keys and values in blocks of kBlock positions per key/value head: keys transposed,
+// [head_dim][kBlock], so that one vector holds a dimension of several keys and scores need no horizontal
+// sums; values [kBlock][padded head_dim], so that a vector never straddles two positions.
+static constexpr int64_t padded_head_dim(int64_t head_dim) {
+  return (head_dim + 15) / 16 * 16;
+}
+
+// Causal attention of consecutive rows of one sequence, for the query heads that share one key/value head.
+struct AttentionTask {
+  const float* q = nullptr;  // [rows, query_heads, head_dim], rows row_stride apart
+  float* out = nullptr;      // likewise
+  int64_t row_stride = 0;
+  int64_t rows = 0;
+  int64_t query_heads = 0;
+  int64_t head_dim = 0;
+  int64_t first_position = 0;  // of the first row
+  int64_t window = 0;          // 0: all
+  float scale = 1;
+  const std::byte* keys = nullptr;    // of block 0, this layer and head
+  const std::byte* values = nullptr;  // likewise
+  int64_t key_block_bytes = 0;        // from one block to the next
+  int64_t value_block_bytes = 0;
+  const int32_t* block_table = nullptr;
+  float* scratch = nullptr;  // attention_scratch() floats, 64-byte aligned
+};
+
+static constexpr int64_t attention_scratch(int64_t rows, int64_t query_heads, int64_t head_dim) {
+  // Per query: its weighted values, its sums, its maximum and one block of probabilities (see
+  // generic_kernels.h).
+  return rows * query_heads * (padded_head_dim(head_dim) + 16 + 16 + kBlock);
+}
+
+struct Kernels {
+  int64_t k_slice;  // at which many rows profit from slicing k, a multiple of kMaxLanes; 0: this level cannot
+  void (*linear[kFormats])(const LinearTask& task);        // by the weight's format
+  void (*attention[kFormats])(const AttentionTask& task);  // by the cache's format; f16 is absent
+  void (*widen[kFormats])(const std::byte* from, int64_t n, float* to);
+  void (*narrow_bf16)(const float* from, int64_t n, uint16_t* to);  // to nearest even, NaN stays NaN
+  void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
+  void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
+  // Pairs (i, i + half) of each head; cosines and sines are [half].
+  void (*rope)(float* x, int64_t heads, int64_t head_dim, const float* cosines, const float* sines,
+               int64_t half);
+};
+
+const Kernels& portable_kernels();
+#if defined(__x86_64__)
+const Kernels& avx2_kernels();
+const Kernels& avx512_kernels();
+#endif
+const Kernels& kernels(Isa isa);
+
+}  // namespace qwen::cpu

@@ -1,0 +1,33 @@
+// The portable level is the naive twins themselves, in float.
+#include "backend/cpu/isa.h"
+#include "backend/cpu/kernels.h"
+#include "backend/reference/reference.h"
+
+namespace qwen::cpu {
+
+const Kernels& portable_kernels() {
+  namespace naive = reference;
+  static constexpr Kernels table = {
+      .k_slice = 0,
+      .linear = {naive::linear<float, Format::f32>, naive::linear<float, Format::f16>,
+                 naive::linear<float, Format::bf16>},
+      .attention = {naive::attention<float, Format::f32>, nullptr, naive::attention<float, Format::bf16>},
+      .widen = {naive::widen<Format::f32>, naive::widen<Format::f16>, naive::widen<Format::bf16>},
+      .narrow_bf16 = naive::narrow_bf16,
+      .rms_norm = naive::rms_norm<float>,
+      .silu_mul = naive::silu_mul<float>,
+      .rope = naive::rope<float>,
+  };
+  return table;
+}
+
+const Kernels& kernels(Isa isa) {
+#if defined(__x86_64__)
+  if (isa == Isa::avx512) return avx512_kernels();
+  if (isa == Isa::avx2) return avx2_kernels();
+#endif
+  (void)isa;
+  return portable_kernels();
+}
+
+}  // namespace qwen::cpu

@@ -1,0 +1,102 @@
+#include "checkpoint/checkpoint.h"
+
+#include <algorithm>
+#include <string_view>
+#include <system_error>
+
+#include "base/error.h"
+
+namespace qwen {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kConfig = "config.json";
+constexpr std::string_view kGeneration = "generation_config.json";
+constexpr std::string_view kSingleFile = "model.safetensors";
+constexpr std::string_view kIndex = "model.safetensors.index.json";
+constexpr std::string_view kWhatIsRight =
+    "a checkpoint is a folder as Qwen publishes it, with config.json, tokenizer.json and the weights in "
+    "model.safetensors or in the shards of model.safetensors.index.json";
+
+bool is_file(const fs::path& path) {
+  std::error_code ignored;
+  return fs::is_regular_file(path, ignored);
+}
+
+void check_folder(const fs::path& folder) {
+  std::error_code error;
+  const fs::file_status status = fs::status(folder, error);
+  if (status.type() == fs::file_type::not_found)
+    fail(Status::not_found, folder.string(), ": no such folder; ", kWhatIsRight);
+  if (status.type() == fs::file_type::none) fail(Status::io, folder.string(), ": ", error.message());
+  if (status.type() == fs::file_type::directory) return;
+  const fs::path extension = folder.extension();
+  if (extension == ".gguf")
+    fail(Status::not_found, folder.string(), ": GGUF files are not supported; ", kWhatIsRight);
+  fail(Status::not_found, folder.string(), ": is a file; give the folder that holds it: ", kWhatIsRight);
+}
+
+// What lies in a folder that is not a checkpoint, said so that the reader sees the mistake: " (it holds .gguf
+// files, which are not supported)", or "".
+std::string what_it_holds_instead(const fs::path& folder) {
+  bool gguf = false, pickled = false, snapshots = false;
+  std::error_code error;
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
+    const fs::path name = entry->path().filename(), extension = name.extension();
+    gguf = gguf || extension == ".gguf";
+    pickled = pickled || extension == ".bin" || extension == ".pt" || extension == ".pth";
+    snapshots = snapshots || name == "snapshots";
+  }
+  if (gguf) return " (it holds .gguf files, which are not supported)";
+  if (pickled) return " (it holds .bin or .pt files, which are not supported)";
+  if (snapshots)
+    return " (it is a folder of the Hugging Face cache: the checkpoint is a folder below its snapshots/)";
+  return {};
+}
+
+[[noreturn]] void missing(const fs::path& folder, std::string_view files) {
+  fail(Status::not_found, folder.string(), ": there is no ", files, " in this folder",
+       what_it_holds_instead(folder), "; ", kWhatIsRight);
+}
+
+GenerationConfig read_generation(const fs::path& folder, const MappedFile& config_file) {
+  GenerationConfig generation;
+  const fs::path path = folder / kGeneration;
+  if (is_file(path))
+    generation = parse_generation_config(MappedFile(path, LoadMode::read).text(), path.string());
+  if (generation.eos_token_ids.empty())
+    generation.eos_token_ids = parse_eos_token_ids(config_file.text(), config_file.path().string());
+  return generation;
+}
+
+std::shared_ptr<const TensorSource> open_tensors(const fs::path& folder, LoadMode mode) {
+  // In this order where both are there, as transformers does.
+  if (is_file(folder / kSingleFile)) return open_safetensors(folder / kSingleFile, mode);
+  if (is_file(folder / kIndex)) return open_sharded_safetensors(folder / kIndex, mode);
+  missing(folder, "model.safetensors and no model.safetensors.index.json");
+}
+
+}  // namespace
+
+Checkpoint open_checkpoint(const fs::path& folder, LoadMode mode) {
+  check_folder(folder);
+  if (!is_file(folder / kConfig)) missing(folder, kConfig);
+  // Small files are read, never mapped: somebody may well edit them while we look.
+  const MappedFile config_file(folder / kConfig, LoadMode::read);
+
+  Checkpoint checkpoint;
+  checkpoint.folder = folder;
+  checkpoint.config = parse_model_config(config_file.text(), config_file.path().string());
+  checkpoint.generation = read_generation(folder, config_file);
+  // A stop token that the model cannot produce would mean generation without end.
+  for (const int32_t id : checkpoint.generation.eos_token_ids)
+    if (id >= checkpoint.config.vocab_size)
+      fail(Status::invalid_file, folder.string(),
+           ": key 'eos_token_id' of generation_config.json or config.json is ", id,
+           "; it must be below vocab_size, which is ", checkpoint.config.vocab_size);
+  checkpoint.tensors = open_tensors(folder, mode);
+  return checkpoint;
+}
+
+}  // namespace qwen

@@ -1,0 +1,222 @@
+#include "checkpoint/model_config.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+
+#include "base/error.h"
+#include "checkpoint/json_fields.h"
+#include "checkpoint/rope_config.h"
+
+namespace qwen {
+namespace {
+
+struct Family {
+  std::string_view architecture, model_type;
+  bool query_key_value_bias;
+  bool query_key_norm;
+  int64_t default_head_dim;  // where config.json has no such key; 0: hidden_size / num_attention_heads
+};
+
+// Qwen2ForCausalLM also covers Qwen1.5 and Qwen2.5; the dense Qwen3, its embedding and its reranker models
+// are all Qwen3ForCausalLM. The defaults here and below are those of transformers' Qwen2Config and
+// Qwen3Config.
+constexpr std::array kFamilies = {
+    Family{"Qwen2ForCausalLM", "qwen2", true, false, 0},
+    Family{"Qwen3ForCausalLM", "qwen3", false, true, 128},
+};
+
+// Far above any Qwen, and small enough that sizes computed from two of them and an element size stay below
+// 2^52.
+constexpr int64_t kMaxWidth = int64_t{1} << 24;
+constexpr int64_t kMaxHeads = 65536;
+constexpr int64_t kMaxLayers = 10000;
+constexpr int64_t kMaxPositions =
+    std::numeric_limits<int32_t>::max();  // a position is an int32 in the engine
+
+std::string supported_architectures() {
+  std::string all;
+  for (const auto& family : kFamilies) all += cat(all.empty() ? "" : ", ", family.architecture);
+  return all;
+}
+
+// architectures[0]; "" when the key is missing or empty.
+std::string declared_architecture(const JsonFields& root) {
+  const JsonValue* list = root.find("architectures");
+  if (!list) return {};
+  if (!list->IsArray()) root.reject("architectures", json_value_text(*list), "a list of class names");
+  if (list->Empty()) return {};
+  const JsonValue& first = (*list)[0];
+  if (!first.IsString())
+    root.reject("architectures", cat("a list of ", json_kind(first)), "a list of class names");
+  return std::string(json_text(first));
+}
+
+const Family& find_family(const JsonFields& root) {
+  const std::string architecture = declared_architecture(root);
+  const std::string model_type = root.text("model_type").value_or("");
+  if (architecture.empty() && model_type.empty())
+    root.reject("architectures", "missing", cat("a list of one of ", supported_architectures()));
+  const auto family = std::find_if(kFamilies.begin(), kFamilies.end(), [&](const Family& candidate) {
+    return architecture.empty() ? candidate.model_type == model_type : candidate.architecture == architecture;
+  });
+  if (family == kFamilies.end())
+    fail(Status::unsupported, root.source(), ": ", architecture.empty() ? "model_type " : "architecture ",
+         qwen::quote(architecture.empty() ? model_type : architecture),
+         " is not supported by this version (supported: ", supported_architectures(), ")");
+  if (!model_type.empty() && family->model_type != model_type)
+    root.reject("model_type", qwen::quote(model_type),
+                cat(quote(family->model_type), " for ", family->architecture));
+  return *family;
+}
+
+void refuse_quantized(const JsonFields& root) {
+  for (const std::string_view key : {"quantization_config", "compression_config"}) {
+    const JsonValue* value = root.find(key);
+    if (!value) continue;
+    const JsonFields quantization(*value, root.source(), std::string(key) + '.');
+    fail(Status::unsupported, root.source(), ": quantization ",
+         qwen::quote(quantization.text("quant_method").value_or("(no quant_method)")),
+         " is not supported by this version (supported: weights in BF16, F16 or F32)");
+  }
+}
+
+// Settings that would change what the layers compute, and that no official dense model uses: running such a
+// model as if they were not there would give wrong text without any error.
+void refuse_other_arithmetic(const JsonFields& root, const Family& family) {
+  const std::string activation = root.text("hidden_act").value_or("silu");
+  if (activation != "silu")
+    root.reject("hidden_act", qwen::quote(activation), "'silu'", Status::unsupported);
+  // Qwen2 ignores the key: its q, k and v always have biases, its o_proj never.
+  if (!family.query_key_value_bias && root.boolean("attention_bias").value_or(false))
+    root.reject("attention_bias", "true", cat("false or absent for ", family.architecture),
+                Status::unsupported);
+  if (root.boolean("is_causal") == false)
+    root.reject("is_causal", "false", "true or absent: only causal attention is supported by this version",
+                Status::unsupported);
+  if (root.boolean("use_mrope").value_or(false))
+    root.reject("use_mrope", "true", "false or absent", Status::unsupported);
+}
+
+void read_sizes(const JsonFields& root, ModelConfig& config) {
+  config.vocab_size = root.required_integer("vocab_size", 1, kMaxWidth);
+  config.hidden_size = root.required_integer("hidden_size", 1, kMaxWidth);
+  config.intermediate_size = root.required_integer("intermediate_size", 1, kMaxWidth);
+  config.num_hidden_layers = root.required_integer("num_hidden_layers", 1, kMaxLayers);
+  config.num_attention_heads = root.required_integer("num_attention_heads", 1, kMaxHeads);
+  config.num_key_value_heads =
+      root.integer("num_key_value_heads", 1, kMaxHeads).value_or(config.num_attention_heads);
+  if (config.num_attention_heads % config.num_key_value_heads != 0)
+    root.reject("num_key_value_heads", cat(config.num_key_value_heads),
+                cat("a divisor of num_attention_heads, which is ", config.num_attention_heads));
+  config.max_position_embeddings = root.required_integer("max_position_embeddings", 1, kMaxPositions);
+}
+
+void read_head_dim(const JsonFields& root, const JsonValue& document, const Family& family,
+                   ModelConfig& config) {
+  if (const auto given = root.integer("head_dim", 1, kMaxWidth)) {
+    config.head_dim = *given;
+  } else if (family.default_head_dim > 0 && !document.HasMember("head_dim")) {
+    config.head_dim = family.default_head_dim;
+  } else {
+    if (config.hidden_size % config.num_attention_heads != 0)
+      root.reject("hidden_size", cat(config.hidden_size),
+                  cat("a multiple of num_attention_heads (", config.num_attention_heads,
+                      ") where head_dim is not given"));
+    config.head_dim = config.hidden_size / config.num_attention_heads;
+  }
+  if (config.head_dim % 2 != 0)
+    root.reject("head_dim", cat(config.head_dim), "even: rotary positions turn pairs of elements");
+  if (config.head_dim * config.num_attention_heads > kMaxWidth)
+    root.reject("head_dim", cat(config.head_dim),
+                cat("at most ", kMaxWidth / config.num_attention_heads, " with ", config.num_attention_heads,
+                    " attention heads"));
+}
+
+std::vector<LayerKind> listed_layer_kinds(const JsonFields& root, const JsonValue& list, int64_t layers) {
+  if (!list.IsArray()) root.reject("layer_types", json_value_text(list), "a list of one entry per layer");
+  if (static_cast<int64_t>(list.Size()) != layers)
+    root.reject("layer_types", cat("a list of ", list.Size()),
+                cat("a list of num_hidden_layers (", layers, ") entries"));
+  std::vector<LayerKind> kinds;
+  kinds.reserve(list.Size());
+  for (const auto& entry : list.GetArray()) {
+    const std::string_view kind = entry.IsString() ? json_text(entry) : std::string_view();
+    if (kind == "full_attention") {
+      kinds.push_back(LayerKind::full_attention);
+    } else if (kind == "sliding_attention") {
+      kinds.push_back(LayerKind::sliding_attention);
+    } else {
+      root.reject("layer_types", cat("a list with ", json_value_text(entry)),
+                  "a list of 'full_attention' and 'sliding_attention'",
+                  entry.IsString() ? Status::unsupported : Status::invalid_file);
+    }
+  }
+  return kinds;
+}
+
+// As transformers: use_sliding_window = false switches a window off that is set nevertheless (most official
+// files say so); with it, layers from max_window_layers on slide unless layer_types says which do.
+void read_layer_kinds(const JsonFields& root, const JsonValue& document, ModelConfig& config) {
+  static constexpr int64_t kDefaultWindow = 4096, kDefaultFirstWindowLayer = 28;
+  int64_t window = 0;
+  const bool window_is_null = document.HasMember("sliding_window") && !root.find("sliding_window");
+  if (root.boolean("use_sliding_window").value_or(false) && !window_is_null)
+    window = root.integer("sliding_window", 1, kMaxPositions).value_or(kDefaultWindow);
+
+  if (const JsonValue* list = root.find("layer_types")) {
+    config.layer_kinds = listed_layer_kinds(root, *list, config.num_hidden_layers);
+  } else {
+    config.layer_kinds.assign(static_cast<size_t>(config.num_hidden_layers), LayerKind::full_attention);
+    if (window > 0) {
+      const int64_t first =
+          root.integer("max_window_layers", 0, kMaxPositions).value_or(kDefaultFirstWindowLayer);
+      for (int64_t layer = first; layer < config.num_hidden_layers; ++layer)
+        config.layer_kinds[static_cast<size_t>(layer)] = LayerKind::sliding_attention;
+    }
+  }
+  const bool any_slides = std::find(config.layer_kinds.begin(), config.layer_kinds.end(),
+                                    LayerKind::sliding_attention) != config.layer_kinds.end();
+  if (any_slides && window == 0)
+    root.reject("layer_types", "a list with 'sliding_attention'",
+                "all 'full_attention' unless use_sliding_window is true and sliding_window is given");
+  config.sliding_window = any_slides ? window : 0;
+}
+
+}  // namespace
+
+int64_t ModelConfig::context_length() const {
+  if (!rope_scaling) return max_position_embeddings;
+  const double stretched =
+      rope_scaling->factor * static_cast<double>(rope_scaling->original_max_position_embeddings);
+  // Some files give max_position_embeddings before stretching, others after.
+  return std::max(max_position_embeddings, static_cast<int64_t>(std::llround(stretched)));
+}
+
+ModelConfig parse_model_config(std::string_view json, std::string_view source) {
+  const JsonDocument document = parse_json(json, source);
+  const JsonFields root(document, source);
+  const Family& family = find_family(root);
+  refuse_quantized(root);
+  refuse_other_arithmetic(root, family);
+
+  ModelConfig config;
+  config.architecture = family.architecture;
+  config.model_type = family.model_type;
+  config.attention_bias = family.query_key_value_bias;
+  config.query_key_norm = family.query_key_norm;
+  read_sizes(root, config);
+  read_head_dim(root, document, family, config);
+  config.rms_norm_eps = root.number("rms_norm_eps", {0, 1, Interval::End::excluded, Interval::End::excluded})
+                            .value_or(config.rms_norm_eps);
+  read_rope(root, config);
+  config.tie_word_embeddings = root.boolean("tie_word_embeddings").value_or(false);
+  read_layer_kinds(root, document, config);
+  auto dtype = root.text("torch_dtype");
+  if (!dtype) dtype = root.text("dtype");  // the name of the key since transformers 5
+  config.torch_dtype = dtype.value_or("");
+  return config;
+}
+
+}  // namespace qwen

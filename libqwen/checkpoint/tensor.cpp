@@ -1,0 +1,77 @@
+#include "checkpoint/tensor.h"
+
+#include "base/error.h"
+
+namespace qwen {
+
+size_t dtype_size(DType dtype) {
+  switch (dtype) {
+    case DType::f8_e4m3:
+    case DType::f8_e5m2:
+    case DType::i8:
+    case DType::u8:
+    case DType::boolean:
+      return 1;
+    case DType::f16:
+    case DType::bf16:
+    case DType::i16:
+    case DType::u16:
+      return 2;
+    case DType::f32:
+    case DType::i32:
+    case DType::u32:
+      return 4;
+    case DType::f64:
+    case DType::i64:
+    case DType::u64:
+      return 8;
+  }
+  fail(Status::internal, "dtype ", static_cast<int>(dtype), " has no size");
+}
+
+std::string_view dtype_name(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return "F32";
+    case DType::f16:
+      return "F16";
+    case DType::bf16:
+      return "BF16";
+    case DType::f64:
+      return "F64";
+    case DType::f8_e4m3:
+      return "F8_E4M3";
+    case DType::f8_e5m2:
+      return "F8_E5M2";
+    case DType::i8:
+      return "I8";
+    case DType::u8:
+      return "U8";
+    case DType::i16:
+      return "I16";
+    case DType::u16:
+      return "U16";
+    case DType::i32:
+      return "I32";
+    case DType::u32:
+      return "U32";
+    case DType::i64:
+      return "I64";
+    case DType::u64:
+      return "U64";
+    case DType::boolean:
+      return "BOOL";
+  }
+  fail(Status::internal, "dtype ", static_cast<int>(dtype), " has no name");
+}
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::string out = "[";
+  for (const int64_t size : shape) {
+    if (out.size() > 1) out += ", ";
+    detail::append(out, size);
+  }
+  return out += "]";
+}
+
+}  // namespace qwen

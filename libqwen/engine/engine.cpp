@@ -1,0 +1,232 @@
+#include "engine/engine.h"
+
+#include <signal.h>
+
+#include <algorithm>
+#include <fstream>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/thread_pool.h"
+
+namespace qwen {
+namespace {
+
+// Bytes the machine could still give out, as /proc/meminfo sees it; 0: unknown.
+int64_t available_memory() {
+  std::ifstream file("/proc/meminfo");
+  for (std::string word; file >> word;) {
+    int64_t kib = 0;
+    if (word == "MemAvailable:" && file >> kib) return kib * 1024;
+  }
+  return 0;
+}
+
+int64_t blocks_for(int64_t tokens) { return (tokens + kCacheBlock - 1) / kCacheBlock; }
+
+// How many blocks each cache group gets: kv_cache_bytes shared out, or the default the options table promises.
+int64_t cache_blocks(const Options& options, int64_t context_length, int64_t block_bytes) {
+  const int64_t wanted = options.i64_or_default("kv_cache_bytes");
+  if (wanted > 0) {
+    if (wanted < block_bytes)
+      fail(Status::invalid_argument, "option 'kv_cache_bytes' is ", wanted, "; one block of ", kCacheBlock, " tokens takes ",
+           block_bytes, " bytes");
+    return wanted / block_bytes;
+  }
+  const int64_t generous = blocks_for(std::max<int64_t>(context_length, 4 * 4096));
+  const int64_t affordable = available_memory() / 2 / block_bytes;
+  return affordable > 0 ? std::min(generous, affordable) : generous;
+}
+
+}  // namespace
+
+Engine::Engine(std::shared_ptr<const LoadedModel> loaded, const Options& options) : loaded_(std::move(loaded)) {
+  const Model& model = *loaded_->model;
+  CpuOptions cpu = resolve_cpu_options(options);
+  if (options.str("dtype") && cpu.precision != loaded_->precision)
+    fail(Status::invalid_argument, "option 'dtype' is '", *options.str("dtype"), "', but the model was opened as '",
+         loaded_->precision == Precision::f32 ? "f32" : "bf16", "'");
+  cpu.precision = loaded_->precision;
+  if (cpu.threads == 0) cpu.threads = default_thread_count();
+  threads_ = cpu.threads;
+  auto backend = create_cpu_backend(cpu);
+  backend_name_ = backend->name();
+
+  const int64_t model_context = model.config().context_length();
+  const int64_t wanted_context = options.i64_or_default("context_length");
+  if (wanted_context > model_context)
+    fail(Status::invalid_argument, "option 'context_length' is ", wanted_context, "; the model allows up to ", model_context);
+  context_length_ = wanted_context > 0 ? wanted_context : model_context;
+  max_waiting_ = options.i64_or_default("max_waiting");
+
+  int64_t block_bytes = 0;
+  for (const CacheGroupSpec& group : model.cache_groups())
+    block_bytes += static_cast<int64_t>(backend->cache_block_bytes(group));
+  cache_blocks_ = cache_blocks(options, context_length_, block_bytes);
+  stats_.cache_bytes = cache_blocks_ * block_bytes;
+  runner_ = std::make_unique<Runner>(loaded_->model, std::move(backend), cache_blocks_);
+  scheduler_ = std::make_unique<Scheduler>(
+      model.cache_groups(), cache_blocks_,
+      SchedulerLimits{.max_batch_tokens = options.i64_or_default("max_batch_tokens"),
+                      .max_running = options.i64_or_default("max_running")});
+  stats_.cache_blocks_total = scheduler_->blocks_total();
+  thread_ = std::thread([this] { step_loop(); });
+}
+
+Engine::~Engine() {
+  {
+    const std::lock_guard lock(mutex_);
+    closing_ = true;
+  }
+  work_.notify_one();
+  thread_.join();
+}
+
+std::shared_ptr<Request> Engine::make_request(RequestInput input) const {
+  const Model& model = *loaded_->model;
+  const int64_t vocab_size = model.config().vocab_size;
+  const auto size = static_cast<int64_t>(input.prompt.size());
+  if (size == 0) fail(Status::invalid_argument, "the prompt is empty; it must hold at least one token");
+  for (size_t i = 0; i < input.prompt.size(); ++i) {
+    if (input.prompt[i] < 0 || input.prompt[i] >= vocab_size)
+      fail(Status::invalid_argument, "token ", i, " of the prompt is ", input.prompt[i], "; the model's vocabulary is 0 to ",
+           vocab_size - 1);
+  }
+  const bool generates = !input.tensors.any();
+  if ((generates || input.tensors.logits) && !model.has_head())
+    fail(Status::unsupported, "this checkpoint has no lm_head.weight: it is an embedding model, it gives hidden states but "
+         "neither logits nor text");
+  const int64_t room = std::min(context_length_, cache_blocks_ * kCacheBlock);
+  const auto limit = room < context_length_
+                         ? cat(room, " tokens, what kv_cache_bytes has room for")
+                         : cat(room, " tokens, the context length");
+  if (size + (generates ? 1 : 0) > room)
+    fail(Status::invalid_argument, "the prompt has ", size, " tokens; prompt and answer together are limited to ", limit);
+  const auto& max_tokens = input.params.max_tokens;
+  if (generates && max_tokens && *max_tokens > room - size)
+    fail(Status::invalid_argument, "the prompt has ", size, " tokens and max_tokens is ", *max_tokens,
+         "; together they are limited to ", limit);
+  const int64_t resolved = generates ? max_tokens.value_or(room - size) : 0;
+  auto request = std::make_shared<Request>(std::move(input), loaded_->tokenizer);
+  request->max_tokens = resolved;
+  return request;
+}
+
+void Engine::submit(const std::shared_ptr<Request>& request) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (closing_) fail(Status::closed, "the engine is being destroyed");
+    if (stats_.waiting + static_cast<int64_t>(inbox_.size()) >= max_waiting_)
+      fail(Status::busy, "the engine's queue is full: max_waiting is ", max_waiting_, " requests; try again later");
+    inbox_.push_back(request);
+  }
+  work_.notify_one();
+}
+
+EngineStats Engine::stats() const {
+  const std::lock_guard lock(mutex_);
+  EngineStats stats = stats_;
+  stats.waiting += static_cast<int64_t>(inbox_.size());
+  return stats;
+}
+
+std::vector<KernelCount> Engine::kernel_counts() const { return runner_->backend().kernel_counts(); }
+
+void Engine::step_loop() {
+  sigset_t all;
+  sigfillset(&all);
+  pthread_sigmask(SIG_BLOCK, &all, nullptr);  // the host's signals are the host's
+  set_default_float_environment();            // whatever the host runs with, results are the same
+  while (true) {
+    {
+      std::unique_lock lock(mutex_);
+      work_.wait(lock, [this] { return closing_ || !inbox_.empty() || !scheduler_->idle(); });
+      for (auto& request : inbox_) scheduler_->add(std::move(request));
+      inbox_.clear();
+      if (closing_) break;
+    }
+    step();
+  }
+  scheduler_->finish_all(Status::closed, "the engine was destroyed");
+  publish_stats();
+}
+
+// The life of a token, steps 2 to 5: schedule, run, sample, commit.
+void Engine::step() {
+  scheduler_->sweep();
+  ScheduledStep step;
+  try {
+    step = scheduler_->schedule();
+    if (!step.empty()) {
+      const std::span<float> logits = runner_->forward(step);
+      commit(step, logits);
+    }
+  } catch (...) {
+    // Whatever went wrong belongs to the requests of this step; the engine goes on with the others.
+    Status status = Status::internal;
+    std::string message = "unknown error in a step";
+    try {
+      throw;
+    } catch (const Error& error) {
+      status = error.status();
+      message = error.message();
+    } catch (const std::bad_alloc&) {
+      status = Status::out_of_memory;
+      message = "out of memory in a step";
+    } catch (const std::exception& error) {
+      message = error.what();
+    }
+    log(LogLevel::error, "step failed: ", message);
+    for (const auto& request : step.requests) request->finish(FinishReason::error, status, message);
+    scheduler_->commit(step);
+  }
+  publish_stats();
+}
+
+void Engine::commit(const ScheduledStep& step, std::span<float> logits) {
+  const auto vocab_size = static_cast<size_t>(loaded_->model->config().vocab_size);
+  int64_t prompt_tokens = 0, generated_tokens = 0;
+  size_t logits_row = 0;
+  for (size_t i = 0; i < step.requests.size(); ++i) {
+    Request& request = *step.requests[i];
+    const int64_t rows = step.batch.sequences[i].row_count;
+    const auto prompt_size = static_cast<int64_t>(request.input().prompt.size());
+    prompt_tokens += std::clamp<int64_t>(prompt_size - request.computed, 0, rows);
+    request.computed += rows;
+    const bool complete = request.computed == static_cast<int64_t>(request.tokens.size());
+    if (request.input().tensors.any()) {
+      if (request.input().tensors.logits) {
+        const auto values = logits.subspan(logits_row * vocab_size, static_cast<size_t>(rows) * vocab_size);
+        request.logits.insert(request.logits.end(), values.begin(), values.end());
+        logits_row += static_cast<size_t>(rows);
+      }
+      if (complete) request.finish(FinishReason::stop);
+    } else if (complete) {
+      const auto row = logits.subspan(logits_row++ * vocab_size, vocab_size);
+      if (request.cancel_wanted() || request.stop_wanted()) continue;  // the next sweep ends it, without this token
+      try {
+        const auto [token, logprob] =
+            sampler_.sample(row, request.input().params, request.input().prompt, request.generated(), 0);
+        request.append(token, logprob);
+        ++generated_tokens;
+      } catch (const Error& error) {
+        request.finish(FinishReason::error, error.status(), error.message());
+      }
+    }
+  }
+  scheduler_->commit(step);
+  const std::lock_guard lock(mutex_);
+  ++stats_.steps;
+  stats_.prompt_tokens += prompt_tokens;
+  stats_.generated_tokens += generated_tokens;
+}
+
+void Engine::publish_stats() {
+  const std::lock_guard lock(mutex_);
+  stats_.running = scheduler_->running();
+  stats_.waiting = scheduler_->waiting();
+  stats_.finished = scheduler_->finished();
+  stats_.cache_blocks_used = scheduler_->blocks_used();
+}
+
+}  // namespace qwen

@@ -1,0 +1,75 @@
+// The engine: one step-loop thread that computes the requests of any number of host threads together.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/options.h"
+#include "engine/loaded_model.h"
+#include "engine/request.h"
+#include "engine/runner.h"
+#include "engine/sampler.h"
+#include "engine/scheduler.h"
+
+namespace qwen {
+
+struct EngineStats {
+  int64_t running = 0, waiting = 0, finished = 0, steps = 0, prompt_tokens = 0, generated_tokens = 0;
+  int64_t cache_blocks_total = 0, cache_blocks_used = 0, cache_bytes = 0;
+};
+
+class Engine {
+ public:
+  // Throws Error: bad options, out_of_memory.
+  Engine(std::shared_ptr<const LoadedModel> loaded, const Options& options);
+  // Ends every request with Status::closed and stops the threads.
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // Checks the input against the model and the limits, and makes the request; submit() hands it to the step loop.
+  // Throws Error: invalid_argument (empty or too long prompt, token out of range), busy, closed. Any thread.
+  std::shared_ptr<Request> make_request(RequestInput input) const;
+  void submit(const std::shared_ptr<Request>& request);
+
+  const LoadedModel& loaded() const { return *loaded_; }
+  const std::shared_ptr<const LoadedModel>& shared_model() const { return loaded_; }
+  int threads() const { return threads_; }
+  int64_t context_length() const { return context_length_; }
+  const std::string& backend_name() const { return backend_name_; }
+  EngineStats stats() const;                        // any thread
+  std::vector<KernelCount> kernel_counts() const;   // any thread
+
+ private:
+  void step_loop();
+  void step();
+  void commit(const ScheduledStep& step, std::span<float> logits);
+  void publish_stats();
+
+  std::shared_ptr<const LoadedModel> loaded_;
+  int64_t context_length_ = 0;
+  int64_t max_waiting_ = 0;
+  int64_t cache_blocks_ = 0;
+  int threads_ = 0;
+  std::string backend_name_;
+
+  // The step thread's own.
+  std::unique_ptr<Scheduler> scheduler_;
+  std::unique_ptr<Runner> runner_;
+  Sampler sampler_;
+
+  mutable std::mutex mutex_;  // guards what follows
+  std::condition_variable work_;
+  std::vector<std::shared_ptr<Request>> inbox_;
+  EngineStats stats_;
+  bool closing_ = false;
+
+  std::thread thread_;  // last: starts when everything above is ready
+};
+
+}  // namespace qwen

@@ -1,0 +1,65 @@
+// Where a host meets the events of its requests: filled by the step thread, drained by the host's threads or event loop.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+
+namespace qwen {
+
+class Request;
+
+// The numbers are those of QWEN_EVENT_…, QWEN_FINISH_… and QWEN_CHANNEL_… in qwen.h (asserted in api/).
+enum class EventType : int32_t { text = 1, finished = 2, done = 3 };
+enum class FinishReason : int32_t { none = 0, stop = 1, length = 2, cancelled = 3, error = 4 };
+enum class Channel : int32_t { answer = 0, reasoning = 1 };
+
+struct Event {
+  EventType type;
+  std::shared_ptr<const Request> request;
+  int32_t choice = 0;
+  Channel channel = Channel::answer;
+  FinishReason finish_reason = FinishReason::none;
+  Status status = Status::ok;
+  std::string text = {};
+  std::vector<int32_t> token_ids = {};
+  std::vector<float> logprobs = {};
+  std::string message = {};
+};
+
+class EventQueue {
+ public:
+  EventQueue() = default;
+  ~EventQueue();
+  EventQueue(const EventQueue&) = delete;
+  EventQueue& operator=(const EventQueue&) = delete;
+
+  void push(Event event);
+  // The next event; waits up to timeout_ms (negative: forever). nullopt: none came.
+  std::optional<Event> pop(int64_t timeout_ms);
+  // Everything that is there, after waiting for the first one.
+  std::vector<Event> pop_all(int64_t timeout_ms);
+  // An eventfd that polls readable while events wait; made at first use. Throws Error(io).
+  int descriptor();
+  // Further events are dropped: the host has let go of the queue.
+  void close();
+
+ private:
+  bool wait(std::unique_lock<std::mutex>& lock, int64_t timeout_ms);
+  void signal(bool readable);
+
+  std::mutex mutex_;
+  std::condition_variable arrived_;
+  std::deque<Event> events_;
+  int descriptor_ = -1;
+  bool closed_ = false;
+};
+
+}  // namespace qwen

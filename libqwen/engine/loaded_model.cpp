@@ -1,0 +1,67 @@
+#include "engine/loaded_model.h"
+
+#include "base/error.h"
+#include "base/log.h"
+
+namespace qwen {
+namespace {
+
+std::function<void(double)> progress_callback(const Options& options) {
+  const HostCallback callback = options.callback("progress");
+  if (!callback.function) return nullptr;
+  return [callback](double fraction) {
+    const auto function = reinterpret_cast<int32_t (*)(double, void*)>(callback.function);  // qwen_progress_fn
+    if (function(fraction, callback.user.get()) != 0) fail(Status::cancelled, "loading was cancelled by the host");
+  };
+}
+
+std::shared_ptr<const Model> load(const ModelConfig& config, const TensorSource& tensors, const Options& options) {
+  CpuOptions cpu = resolve_cpu_options(options);
+  cpu.threads = 1;  // loading maps, it does not compute; each engine makes its own threads
+  const auto backend = create_cpu_backend(cpu);
+  return load_model(config, tensors, *backend, progress_callback(options));
+}
+
+}  // namespace
+
+CpuOptions resolve_cpu_options(const Options& options) {
+  CpuOptions cpu;
+  options.str_or_default("device");  // "auto" and "cpu" are the same until there is another backend
+  cpu.precision = options.str_or_default("dtype") == "f32" ? Precision::f32 : Precision::bf16;
+  cpu.threads = static_cast<int>(options.i64_or_default("threads"));
+  cpu.isa = options.str_or_default("cpu_isa");
+  return cpu;
+}
+
+std::shared_ptr<const LoadedModel> open_model(const std::filesystem::path& folder, const Options& options) {
+  const LoadMode mode = options.str_or_default("load") == "read" ? LoadMode::read : LoadMode::mmap;
+  Checkpoint checkpoint = open_checkpoint(folder, mode);
+  auto loaded = std::make_shared<LoadedModel>();
+  loaded->path = folder.string();
+  loaded->generation = std::move(checkpoint.generation);
+  loaded->precision = resolve_cpu_options(options).precision;
+  loaded->tensors = std::move(checkpoint.tensors);
+  loaded->model = load(checkpoint.config, *loaded->tensors, options);
+  if (std::filesystem::exists(folder / "tokenizer.json")) {
+    loaded->tokenizer = Tokenizer::open(folder);
+    loaded->chat_template = load_chat_template(folder);
+    if (loaded->tokenizer->size() > checkpoint.config.vocab_size)
+      fail(Status::invalid_file, (folder / "tokenizer.json").string(), ": holds token ids up to ",
+           loaded->tokenizer->size() - 1, ", but config.json says vocab_size ", checkpoint.config.vocab_size);
+  }
+  log(LogLevel::info, "opened ", loaded->path, ": ", checkpoint.config.architecture, ", ", loaded->model->parameters(),
+      " parameters, ", loaded->model->weight_bytes(), " bytes of weights");
+  return loaded;
+}
+
+std::shared_ptr<const LoadedModel> open_model(const ModelConfig& config, std::shared_ptr<const TensorSource> tensors,
+                                              std::shared_ptr<const Tokenizer> tokenizer, const Options& options) {
+  auto loaded = std::make_shared<LoadedModel>();
+  loaded->precision = resolve_cpu_options(options).precision;
+  loaded->tensors = std::move(tensors);
+  loaded->model = load(config, *loaded->tensors, options);
+  loaded->tokenizer = std::move(tokenizer);
+  return loaded;
+}
+
+}  // namespace qwen

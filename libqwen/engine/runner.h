@@ -1,0 +1,33 @@
+// Runs batches: the backend, its workspace and the cache memory of one engine. Used by the step thread only.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "backend/backend.h"
+#include "engine/scheduler.h"
+#include "model/model.h"
+
+namespace qwen {
+
+class Runner {
+ public:
+  // Takes `cache_blocks` blocks in every cache group. Throws Error(out_of_memory).
+  Runner(std::shared_ptr<const Model> model, std::unique_ptr<Backend> backend, int64_t cache_blocks);
+
+  const Backend& backend() const { return *backend_; }
+
+  // One forward pass. Returns the wanted rows' logits on the host, [batch.logit_rows.size(), vocab_size] (writable, valid
+  // until the next call; empty for a model without a head). Hidden states that requests want are stored in them.
+  std::span<float> forward(const ScheduledStep& step);
+
+ private:
+  std::shared_ptr<const Model> model_;
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Workspace> workspace_;
+  std::vector<std::unique_ptr<CacheStorage>> caches_;  // [cache group]
+  std::vector<float> logits_, hidden_;
+};
+
+}  // namespace qwen

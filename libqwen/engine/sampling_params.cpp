@@ -1,0 +1,62 @@
+#include "engine/sampling_params.h"
+
+#include <algorithm>
+#include <random>
+
+#include "base/error.h"
+
+namespace qwen {
+namespace {
+
+uint64_t draw_seed() {
+  std::random_device device;
+  return (uint64_t{device()} << 32 | device()) & ((uint64_t{1} << 53) - 1);  // what the option `seed` can hold
+}
+
+void check_token(const char* key, int32_t id, int64_t vocab_size) {
+  if (id >= vocab_size)
+    fail(Status::invalid_argument, "option '", key, "' holds token ", id, "; the model's vocabulary ends at ",
+         vocab_size - 1);
+}
+
+}  // namespace
+
+bool SamplingParams::ends(int32_t token) const {
+  const auto has = [&](const std::vector<int32_t>& ids) { return std::find(ids.begin(), ids.end(), token) != ids.end(); };
+  return (!ignore_eos && has(eos_token_ids)) || has(stop_token_ids);
+}
+
+SamplingParams resolve_sampling(const Options& options, const GenerationConfig& generation, int64_t vocab_size) {
+  // do_sample = false in generation_config.json means greedy unless the host says otherwise.
+  const bool greedy_by_default = generation.do_sample.has_value() && !*generation.do_sample;
+  const auto number = [&](const char* key, const std::optional<double>& from_checkpoint) {
+    if (const auto value = options.f64(key)) return *value;
+    return from_checkpoint ? *from_checkpoint : options.f64_or_default(key);
+  };
+  SamplingParams params;
+  params.max_tokens = options.i64("max_tokens");
+  params.min_tokens = options.i64_or_default("min_tokens");
+  params.temperature =
+      greedy_by_default ? options.f64("temperature").value_or(0.0) : number("temperature", generation.temperature);
+  const auto top_k = options.i64("top_k");
+  params.top_k = top_k ? *top_k : generation.top_k ? *generation.top_k : options.i64_or_default("top_k");
+  params.top_p = number("top_p", generation.top_p);
+  params.min_p = number("min_p", generation.min_p);
+  params.repetition_penalty = number("repetition_penalty", generation.repetition_penalty);
+  params.frequency_penalty = options.f64_or_default("frequency_penalty");
+  params.presence_penalty = options.f64_or_default("presence_penalty");
+  params.penalty_window = options.i64_or_default("penalty_window");
+  params.logit_bias = options.bias("logit_bias");
+  params.eos_token_ids = generation.eos_token_ids;
+  params.stop_token_ids = options.i32_array("stop_token_ids");
+  params.ignore_eos = options.i64_or_default("ignore_eos") != 0;
+  params.logprobs = options.i64_or_default("logprobs") != 0;
+  const auto seed = options.i64("seed");
+  params.seed = seed ? static_cast<uint64_t>(*seed) : draw_seed();
+
+  for (const auto& [id, bias] : params.logit_bias) check_token("logit_bias", id, vocab_size);
+  for (const int32_t id : params.stop_token_ids) check_token("stop_token_ids", id, vocab_size);
+  return params;
+}
+
+}  // namespace qwen

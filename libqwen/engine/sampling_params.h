@@ -1,0 +1,38 @@
+// The sampling parameters of one request, resolved: the host's options over the checkpoint's generation_config.json over
+// the table's defaults.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "base/options.h"
+#include "checkpoint/model_config.h"
+
+namespace qwen {
+
+struct SamplingParams {
+  std::optional<int64_t> max_tokens;  // absent: what is left of the context
+  int64_t min_tokens = 0;
+  double temperature = 1;
+  int64_t top_k = 0;
+  double top_p = 1;
+  double min_p = 0;
+  double repetition_penalty = 1;
+  double frequency_penalty = 0;
+  double presence_penalty = 0;
+  int64_t penalty_window = 0;
+  TokenBias logit_bias;
+  std::vector<int32_t> eos_token_ids;   // the model's own; not in effect with ignore_eos
+  std::vector<int32_t> stop_token_ids;  // the host's
+  bool ignore_eos = false;
+  bool logprobs = false;
+  uint64_t seed = 0;
+
+  bool ends(int32_t token) const;
+};
+
+// Draws a seed when none is given. Throws Error(invalid_argument) for a token id that is outside the vocabulary.
+SamplingParams resolve_sampling(const Options& options, const GenerationConfig& generation, int64_t vocab_size);
+
+}  // namespace qwen

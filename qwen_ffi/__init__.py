@@ -1,0 +1,86 @@
+"""Run Qwen models in your process.
+
+    from qwen_ffi import QwenInferenceSession
+
+    with QwenInferenceSession("path/to/Qwen3-0.6B") as session:
+        print(session.generate("What is a monad?", max_tokens=200))
+
+A thin, typed layer over libqwen.so: no inference logic lives here. Importing it loads neither the library nor numpy.
+"""
+
+from __future__ import annotations
+
+from ._loader import demo_model_path
+from ._options import OptionInfo, OptionScope, OptionType, options
+from .errors import (
+    QwenBusyError,
+    QwenCallbackError,
+    QwenCancelledError,
+    QwenClosedError,
+    QwenError,
+    QwenFileFormatError,
+    QwenForkedError,
+    QwenInternalError,
+    QwenIOError,
+    QwenLibraryError,
+    QwenMemoryError,
+    QwenNotFoundError,
+    QwenTimeoutError,
+    QwenUnsupportedError,
+    QwenValueError,
+)
+from .results import (
+    Channel,
+    EngineStats,
+    FinishReason,
+    GenerationResult,
+    ModelInfo,
+    RequestStats,
+    StreamEvent,
+)
+from .sampling import SamplingConfig
+from .session import GenerationStream, QwenInferenceSession, generate_text
+from .tokenizer import Tokenizer
+from .transformer import ForwardOutput, ModelArgs, Transformer
+from .version import abi_version, build_info, version
+
+__all__ = [
+    "Channel",
+    "EngineStats",
+    "FinishReason",
+    "ForwardOutput",
+    "GenerationResult",
+    "GenerationStream",
+    "ModelArgs",
+    "ModelInfo",
+    "OptionInfo",
+    "OptionScope",
+    "OptionType",
+    "QwenBusyError",
+    "QwenCallbackError",
+    "QwenCancelledError",
+    "QwenClosedError",
+    "QwenError",
+    "QwenFileFormatError",
+    "QwenForkedError",
+    "QwenIOError",
+    "QwenInferenceSession",
+    "QwenInternalError",
+    "QwenLibraryError",
+    "QwenMemoryError",
+    "QwenNotFoundError",
+    "QwenTimeoutError",
+    "QwenUnsupportedError",
+    "QwenValueError",
+    "RequestStats",
+    "SamplingConfig",
+    "StreamEvent",
+    "Tokenizer",
+    "Transformer",
+    "abi_version",
+    "build_info",
+    "demo_model_path",
+    "generate_text",
+    "options",
+    "version",
+]

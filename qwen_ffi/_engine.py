@@ -1,0 +1,131 @@
+"""One engine: opening it, and what sessions and transformers have in common."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any
+
+from ._blocking import run_interruptibly
+from ._handle import Handle
+from ._loader import check, library
+from ._options import OptionSet
+from .errors import QwenValueError
+from .results import EngineStats, ModelInfo
+
+# Work that fills a `qwen_engine **`: (options, out, error) -> status.
+EngineMaker = Callable[[Any, Any, Any], int]
+
+
+def path_bytes(path: str | os.PathLike[str], what: str = "path") -> bytes:
+    raw = os.fsencode(path)
+    if b"\0" in raw:
+        raise QwenValueError(f"{what} must not contain NUL: {path!r}")
+    return raw
+
+
+class Engine:
+    """Owns a `qwen_engine`; safe to share between threads."""
+
+    def __init__(self, make: EngineMaker, values: Mapping[str, Any]) -> None:
+        """Calls make() on a helper thread: Ctrl-C cancels the loading and comes through at once. The value "progress" is
+        a function called with 0...1; it cancels by returning False or raising."""
+        lib = library().lib
+        interrupted: list[bool] = []
+        failures: list[BaseException] = []
+        report: Callable[[float], object] | None = values.get("progress")
+        options = OptionSet({key: value for key, value in values.items() if key != "progress"})
+
+        def progress(fraction: float, user: Any) -> int:
+            try:
+                if report is not None and report(fraction) is False:
+                    return 1
+            except BaseException as error:
+                failures.append(error)
+            return 1 if interrupted or failures else 0
+
+        options.set_callback("progress", "int32_t(double, void *)", progress)
+
+        def work() -> Any:
+            ffi = library().ffi
+            box, error = ffi.new("qwen_engine **"), ffi.new("qwen_error **")
+            status = make(options.pointer, box, error)
+            if failures:
+                lib.qwen_error_free(error[0])
+                raise failures[0]
+            check(status, error)
+            return box[0]
+
+        pointer = run_interruptibly(work, lib.qwen_destroy, lambda: interrupted.append(True))
+        self.handle = Handle(pointer, lib.qwen_destroy, "session", close_at_exit=True)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], values: Mapping[str, Any]) -> Engine:
+        """An engine on a checkpoint folder. Raises the errors of `qwen_create`."""
+        raw = path_bytes(path, "model_path")
+        lib = library().lib
+        return cls(lambda options, box, error: int(lib.qwen_create(raw, options, box, error)), values)
+
+    def model_info(self) -> ModelInfo:
+        loaded = library()
+        ffi, lib = loaded.ffi, loaded.lib
+        error = ffi.new("qwen_error **")
+        info = ffi.new("qwen_model_info *")
+        info.struct_size = ffi.sizeof("qwen_model_info")
+        with self.handle.use() as engine:
+            check(lib.qwen_model_info_get(lib.qwen_engine_model(engine), info, error), error)
+            return ModelInfo(
+                **{field.name: _plain(ffi, field.type, getattr(info, field.name)) for field in fields(ModelInfo)}
+            )
+
+    def stats(self) -> EngineStats:
+        loaded = library()
+        ffi, lib = loaded.ffi, loaded.lib
+        error = ffi.new("qwen_error **")
+        stats = ffi.new("qwen_engine_stats *")
+        stats.struct_size = ffi.sizeof("qwen_engine_stats")
+        with self.handle.use() as engine:
+            check(lib.qwen_engine_stats_get(engine, stats, error), error)
+            return EngineStats(
+                **{field.name: _plain(ffi, field.type, getattr(stats, field.name)) for field in fields(EngineStats)}
+            )
+
+    def counters(self) -> dict[str, int]:
+        """How often each kernel has run, by name, e.g. "linear.bf16.avx512"."""
+        loaded = library()
+        ffi, lib = loaded.ffi, loaded.lib
+        error = ffi.new("qwen_error **")
+        counter = ffi.new("qwen_counter *")
+        found: dict[str, int] = {}
+        index = 0
+        with self.handle.use() as engine:
+            while True:
+                counter.struct_size = ffi.sizeof("qwen_counter")
+                status = lib.qwen_engine_counter_get(engine, index, counter, error)
+                if status == lib.QWEN_ERR_NOT_FOUND:
+                    lib.qwen_error_free(error[0])
+                    return found
+                check(status, error)
+                found[ffi.string(counter.name).decode()] = counter.value
+                index += 1
+
+
+def _plain(ffi: Any, annotation: Any, value: Any) -> Any:
+    if annotation == "str":
+        return ffi.string(value).decode("utf-8", "replace") if value != ffi.NULL else ""
+    return bool(value) if annotation == "bool" else int(value)
+
+
+def model_info(path: str | os.PathLike[str]) -> ModelInfo:
+    """What the checkpoint in a folder is. Opens the weights by mapping them, reads none of their data."""
+    loaded = library()
+    ffi, lib = loaded.ffi, loaded.lib
+    error = ffi.new("qwen_error **")
+    box = ffi.new("qwen_model **")
+    check(lib.qwen_model_open(path_bytes(path, "model_path"), ffi.NULL, box, error), error)
+    model = ffi.gc(box[0], lib.qwen_model_free)
+    info = ffi.new("qwen_model_info *")
+    info.struct_size = ffi.sizeof("qwen_model_info")
+    check(lib.qwen_model_info_get(model, info, error), error)
+    return ModelInfo(**{field.name: _plain(ffi, field.type, getattr(info, field.name)) for field in fields(ModelInfo)})

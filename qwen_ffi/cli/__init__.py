@@ -1,0 +1,48 @@
+"""The command `qwen-ffi`. Errors are one line on stderr: exit code 1 for what failed, 2 for wrong arguments, 130 for Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from ..errors import QwenError
+
+# One module each, with HELP, add_arguments(parser, options: bool) and run(arguments) -> exit code. Only the one that is
+# asked for is imported and, where it takes the library's options as flags, reads the library's table.
+COMMANDS = {
+    "demo": "ask the packaged demo model a question",
+    "generate": "generate an answer with a model",
+    "validate": "compare the numbers of checkpoints with stored reference outputs",
+    "tokenize": "show the token ids of a text",
+    "info": "show what a checkpoint is",
+    "version": "show the versions of the package and the library",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="qwen-ffi", description="Run Qwen models on this machine.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    try:
+        for name, text in COMMANDS.items():
+            command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+            if name in arguments[:1]:
+                module = importlib.import_module(f".{name}", __name__)
+                module.add_arguments(command)
+                command.set_defaults(run=module.run)
+        parsed = parser.parse_args(arguments)
+        code = int(parsed.run(parsed))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except (QwenError, OSError) as error:
+        print(f"qwen-ffi: {error}", file=sys.stderr)
+        return 1

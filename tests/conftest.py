@@ -1,0 +1,52 @@
+"""What every test starts from: the installed package, and a C compiler that links it.
+
+The tests look at what `pip install` put down, never at the source tree beside them.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# `python -m pytest` puts the current folder first, where qwen_ffi/ has no library.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def package() -> Path:
+    """The installed qwen_ffi folder: lib/, include/ and demo_model/ lie in it."""
+    folder = Path(str(importlib.metadata.distribution("qwen-ffi").locate_file("qwen_ffi")))
+    if not (folder / "lib").is_dir():
+        pytest.skip("an editable install has no lib/ folder; use: pip install '.[test]'")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_model(package: Path) -> Path:
+    return package / "demo_model"
+
+
+@pytest.fixture(scope="session")
+def compile_c(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """compile_c(source, *flags): a program linked with the installed library, the way a C user does it."""
+
+    def compile_c(source: Path, *flags: str, compiler: str = "cc") -> Path:
+        pkg_config = ["pkg-config", f"--with-path={package}/lib/pkgconfig", "--cflags", "--libs", "qwen"]
+        found = subprocess.run(pkg_config, check=True, capture_output=True, text=True).stdout.split()
+        program = tmp_path_factory.mktemp("c") / source.stem
+        command = [compiler, "-Wall", "-Wextra", "-Werror", *flags, str(source), *found, "-o", str(program)]
+        subprocess.run(command, check=True)
+        return program
+
+    return compile_c

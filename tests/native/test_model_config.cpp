@@ -1,0 +1,521 @@
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/mapped_file.h"
+#include "checkpoint/model_config.h"
+
+using namespace qwen;
+
+namespace {
+
+// As published: Qwen2.5-1.5B-Instruct (a window that is switched off, rope_theta a float) …
+constexpr std::string_view kQwen2 = R"({
+  "architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 151643, "eos_token_id": 151645,
+  "hidden_act": "silu", "hidden_size": 1536, "initializer_range": 0.02, "intermediate_size": 8960,
+  "max_position_embeddings": 32768, "max_window_layers": 21, "model_type": "qwen2", "num_attention_heads": 12,
+  "num_hidden_layers": 28, "num_key_value_heads": 2, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0,
+  "sliding_window": 32768, "tie_word_embeddings": true, "torch_dtype": "bfloat16", "transformers_version": "4.43.1",
+  "use_cache": true, "use_sliding_window": false, "vocab_size": 151936
+})";
+// … and Qwen3-4B (head_dim of its own, nulls, rope_theta an integer).
+constexpr std::string_view kQwen3 = R"({
+  "architectures": ["Qwen3ForCausalLM"], "attention_bias": false, "attention_dropout": 0.0, "bos_token_id": 151643,
+  "eos_token_id": 151645, "head_dim": 128, "hidden_act": "silu", "hidden_size": 2560, "initializer_range": 0.02,
+  "intermediate_size": 9728, "max_position_embeddings": 40960, "max_window_layers": 36, "model_type": "qwen3",
+  "num_attention_heads": 32, "num_hidden_layers": 36, "num_key_value_heads": 8, "rms_norm_eps": 1e-06,
+  "rope_scaling": null, "rope_theta": 1000000, "sliding_window": null, "tie_word_embeddings": true,
+  "torch_dtype": "bfloat16", "transformers_version": "4.51.0", "use_cache": true, "use_sliding_window": false,
+  "vocab_size": 151936
+})";
+
+// `config` with the members of `changes` (JSON text of "key": value pairs) in place of its own. A value of
+// <absent> removes the key.
+using Changes = std::map<std::string, std::string>;
+constexpr const char* kAbsent = "";
+
+std::string changed(std::string_view config, const Changes& changes) {
+  std::string text(config), added;
+  for (const auto& [key, value] : changes) {
+    const std::string member = cat('"', key, "\":");
+    if (!value.empty()) added += cat(member, value, ",");
+    size_t begin = text.find(member);
+    if (begin == std::string::npos) continue;
+    size_t end = begin;
+    for (int depth = 0; depth > 0 || (text[end] != ',' && text[end] != '\n'); ++end)
+      depth += text[end] == '[' || text[end] == '{' ? 1 : text[end] == ']' || text[end] == '}' ? -1 : 0;
+    // The last member has no comma behind it: then the one before goes.
+    if (text[end] == ',') {
+      ++end;
+    } else {
+      begin = text.rfind(',', begin);
+    }
+    text.erase(begin, end - begin);
+  }
+  return text.insert(1, added);
+}
+
+ModelConfig parse(std::string_view base, const Changes& changes) {
+  return parse_model_config(changed(base, changes), "config.json");
+}
+
+void check_refused(std::string_view json, Status status, std::string_view fragment) {
+  CAPTURE(json);
+  try {
+    parse_model_config(json, "config.json");
+    FAIL_CHECK("no error");
+  } catch (const Error& error) {
+    CAPTURE(error.message());
+    CHECK(error.status() == status);
+    CHECK(error.message().find("config.json: ") == 0);
+    CHECK(error.message().find(fragment) != std::string::npos);
+  }
+}
+
+std::vector<LayerKind> kinds(std::string_view letters) {
+  std::vector<LayerKind> out;
+  for (const char c : letters)
+    out.push_back(c == 's' ? LayerKind::sliding_attention : LayerKind::full_attention);
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("a Qwen2 config is read as it stands") {
+  const ModelConfig config = parse(kQwen2, {});
+  CHECK(config.architecture == "Qwen2ForCausalLM");
+  CHECK(config.model_type == "qwen2");
+  CHECK(config.vocab_size == 151936);
+  CHECK(config.hidden_size == 1536);
+  CHECK(config.intermediate_size == 8960);
+  CHECK(config.num_hidden_layers == 28);
+  CHECK(config.num_attention_heads == 12);
+  CHECK(config.num_key_value_heads == 2);
+  CHECK(config.head_dim == 128);
+  CHECK(config.max_position_embeddings == 32768);
+  CHECK(config.context_length() == 32768);
+  CHECK(config.rms_norm_eps == 1e-6);
+  CHECK(config.rope_theta == 1e6);
+  CHECK(!config.rope_scaling);
+  CHECK(config.tie_word_embeddings);
+  CHECK(config.attention_bias);
+  CHECK(!config.query_key_norm);
+  CHECK(config.sliding_window == 0);
+  CHECK(config.layer_kinds == std::vector<LayerKind>(28, LayerKind::full_attention));
+  CHECK(config.torch_dtype == "bfloat16");
+}
+
+TEST_CASE("a Qwen3 config is read as it stands") {
+  const ModelConfig config = parse(kQwen3, {});
+  CHECK(config.architecture == "Qwen3ForCausalLM");
+  CHECK(config.model_type == "qwen3");
+  CHECK(config.head_dim == 128);
+  CHECK(config.head_dim * config.num_attention_heads != config.hidden_size);
+  CHECK(config.rope_theta == 1e6);
+  CHECK(!config.attention_bias);
+  CHECK(config.query_key_norm);
+  CHECK(config.sliding_window == 0);
+  CHECK(config.layer_kinds.size() == 36);
+}
+
+TEST_CASE("what a config leaves out has transformers' default") {
+  for (const char* none : {"null", kAbsent}) {
+    const ModelConfig config = parse(kQwen2, {{"num_key_value_heads", none},
+                                              {"tie_word_embeddings", none},
+                                              {"rms_norm_eps", none},
+                                              {"rope_theta", none},
+                                              {"hidden_act", none},
+                                              {"torch_dtype", none},
+                                              {"head_dim", none},
+                                              {"model_type", none},
+                                              {"sliding_window", none},
+                                              {"use_sliding_window", none}});
+    CHECK(config.num_key_value_heads == 12);
+    CHECK(!config.tie_word_embeddings);
+    CHECK(config.rms_norm_eps == 1e-6);
+    CHECK(config.rope_theta == 10000);
+    CHECK(config.torch_dtype.empty());
+    CHECK(config.head_dim == 128);
+    CHECK(config.model_type == "qwen2");
+    CHECK(config.sliding_window == 0);
+  }
+  CHECK(parse(kQwen3, {{"head_dim", kAbsent}}).head_dim == 128);  // Qwen3Config's default, not 2560 / 32
+  CHECK(parse(kQwen3, {{"head_dim", "null"}}).head_dim == 80);
+  CHECK(parse(kQwen3, {{"torch_dtype", kAbsent}, {"dtype", R"("float16")"}}).torch_dtype == "float16");
+}
+
+TEST_CASE("model_type names the family where architectures does not") {
+  CHECK(parse(kQwen2, {{"architectures", kAbsent}}).architecture == "Qwen2ForCausalLM");
+  CHECK(parse(kQwen3, {{"architectures", "[]"}}).architecture == "Qwen3ForCausalLM");
+  CHECK(parse(kQwen3, {{"architectures", "null"}}).query_key_norm);
+}
+
+TEST_CASE("integers written as floats are integers") {
+  CHECK(parse(kQwen3, {{"hidden_size", "2560.0"}, {"max_position_embeddings", "1e5"}}).hidden_size == 2560);
+}
+
+TEST_CASE("sliding layers follow transformers") {
+  const Changes four = {{"num_hidden_layers", "4"}, {"use_sliding_window", "true"}, {"sliding_window", "8"}};
+  const auto with = [&](Changes more) {
+    more.insert(four.begin(), four.end());
+    return parse(kQwen2, more);
+  };
+  CHECK(with({{"max_window_layers", "1"}}).layer_kinds == kinds("fsss"));
+  CHECK(with({{"max_window_layers", "1"}}).sliding_window == 8);
+  CHECK(with({{"max_window_layers", "0"}}).layer_kinds == kinds("ssss"));
+  CHECK(with({{"max_window_layers", "4"}}).layer_kinds == kinds("ffff"));
+  CHECK(with({{"max_window_layers", "4"}}).sliding_window == 0);
+  CHECK(with({{"max_window_layers", kAbsent}}).layer_kinds == kinds("ffff"));  // the default is 28
+  CHECK(with({{"max_window_layers", "1"}, {"sliding_window", "null"}}).layer_kinds == kinds("ffff"));
+  CHECK(with({{"max_window_layers", "1"}, {"sliding_window", kAbsent}}).sliding_window == 4096);
+  CHECK(with({{"max_window_layers", "1"}, {"use_sliding_window", "false"}}).layer_kinds == kinds("ffff"));
+  const std::string listed = R"(["full_attention","sliding_attention","full_attention","full_attention"])";
+  CHECK(with({{"max_window_layers", "0"}, {"layer_types", listed}}).layer_kinds == kinds("fsff"));
+  CHECK(with({{"layer_types", listed}}).sliding_window == 8);
+  const std::string full = R"(["full_attention","full_attention","full_attention","full_attention"])";
+  CHECK(with({{"max_window_layers", "0"}, {"layer_types", full}}).sliding_window == 0);
+  check_refused(changed(kQwen2, {{"num_hidden_layers", "4"}, {"layer_types", listed}}), Status::invalid_file,
+                "key 'layer_types' is a list with 'sliding_attention'");
+}
+
+TEST_CASE("YaRN is read from either key and stretches the context once") {
+  const ModelConfig before = parse(
+      kQwen2,
+      {{"rope_scaling", R"({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768})"}});
+  REQUIRE(before.rope_scaling);
+  CHECK(before.rope_scaling->factor == 4);
+  CHECK(before.rope_scaling->original_max_position_embeddings == 32768);
+  CHECK(before.rope_scaling->beta_fast == 32);
+  CHECK(before.rope_scaling->beta_slow == 1);
+  CHECK(!before.rope_scaling->attention_factor);
+  CHECK(before.context_length() == 131072);
+
+  const ModelConfig after = parse(
+      kQwen3, {{"max_position_embeddings", "131072"}, {"rope_scaling", R"({"rope_type": "yarn", "factor": 4,
+                                             "original_max_position_embeddings": 32768, "attention_factor": 1.25,
+                                             "beta_fast": 16, "beta_slow": 2.5})"}});
+  CHECK(after.context_length() == 131072);
+  CHECK(after.rope_scaling->attention_factor == 1.25);
+  CHECK(after.rope_scaling->beta_fast == 16);
+  CHECK(after.rope_scaling->beta_slow == 2.5);
+
+  const ModelConfig modern = parse(kQwen3, {{"rope_theta", kAbsent},
+                                            {"rope_scaling", kAbsent},
+                                            {"rope_parameters", R"({"rope_type": "yarn", "factor": 2.0,
+                                              "rope_theta": 5e6})"}});
+  CHECK(modern.rope_theta == 5e6);
+  CHECK(modern.rope_scaling->original_max_position_embeddings == 40960);
+  CHECK(modern.context_length() == 81920);
+
+  const ModelConfig deepseek = parse(kQwen3, {{"rope_scaling", R"({"type": "yarn", "factor": 4, "mscale": 2.0,
+                                               "mscale_all_dim": 1.0})"}});
+  CHECK(*deepseek.rope_scaling->attention_factor ==
+        doctest::Approx((0.2 * std::log(4.0) + 1) / (0.1 * std::log(4.0) + 1)));
+  CHECK(!parse(kQwen3, {{"rope_scaling", R"({"type":"yarn","factor":4,"mscale":0,"mscale_all_dim":1})"}})
+             .rope_scaling->attention_factor);
+}
+
+TEST_CASE("the default rope type is no scaling") {
+  for (const char* scaling :
+       {"null", "{}", R"({"type": "default"})", R"({"rope_type": "default", "rope_theta": 7e5})"})
+    CHECK(!parse(kQwen3, {{"rope_scaling", scaling}}).rope_scaling);
+  CHECK(parse(kQwen3, {{"rope_parameters", R"({"rope_type": "default", "rope_theta": 7e5})"}}).rope_theta ==
+        7e5);
+}
+
+TEST_CASE("what this version cannot run is refused by name") {
+  struct Case {
+    std::string_view base;
+    Changes changes;
+    const char* fragment;
+  };
+  const std::vector<Case> cases = {
+      {kQwen3,
+       {{"architectures", R"(["Qwen3MoeForCausalLM"])"}, {"model_type", R"("qwen3_moe")"}},
+       "architecture 'Qwen3MoeForCausalLM' is not supported by this version (supported: Qwen2ForCausalLM, "
+       "Qwen3ForCausalLM)"},
+      {kQwen3, {{"architectures", R"(["Qwen3\u001bModel"])"}}, "'Qwen3\\x1bModel'"},
+      {kQwen3, {{"architectures", kAbsent}, {"model_type", R"("qwen3_vl")"}}, "model_type 'qwen3_vl'"},
+      {kQwen3, {{"quantization_config", R"({"quant_method": "awq", "bits": 4})"}}, "quantization 'awq'"},
+      {kQwen2, {{"quantization_config", R"({"quant_method": "gptq"})"}}, "quantization 'gptq'"},
+      {kQwen2, {{"quantization_config", R"({"quant_method": "fp8"})"}}, "quantization 'fp8'"},
+      {kQwen2, {{"quantization_config", "{}"}}, "no quant_method"},
+      {kQwen2, {{"hidden_act", R"("gelu")"}}, "key 'hidden_act' is 'gelu'; it must be 'silu'"},
+      {kQwen3, {{"attention_bias", "true"}}, "key 'attention_bias' is true"},
+      {kQwen2, {{"is_causal", "false"}}, "key 'is_causal' is false"},
+      {kQwen2, {{"use_mrope", "true"}}, "key 'use_mrope' is true"},
+      {kQwen2, {{"partial_rotary_factor", "0.5"}}, "key 'partial_rotary_factor' is 0.5"},
+      {kQwen2,
+       {{"rope_scaling", R"({"type": "linear", "factor": 2})"}},
+       "key 'rope_scaling.type' is 'linear'"},
+      {kQwen2, {{"rope_scaling", R"({"type": "dynamic", "factor": 2})"}}, "'dynamic'"},
+      {kQwen2,
+       {{"rope_scaling", R"({"rope_type": "llama3", "factor": 2})"}},
+       "key 'rope_scaling.rope_type' is 'llama3'"},
+      {kQwen2,
+       {{"rope_parameters", R"({"rope_type": "longrope"})"}},
+       "key 'rope_parameters.rope_type' is 'longrope'"},
+      {kQwen2, {{"rope_scaling", R"({"type": "mrope", "mrope_section": [16, 24, 24]})"}}, "mrope_section"},
+      {kQwen2,
+       {{"rope_scaling", R"({"type": "yarn", "factor": 2, "truncate": false})"}},
+       "rope_scaling.truncate"},
+      {kQwen2, {{"rope_parameters", R"({"full_attention": {"rope_type": "default"}})"}}, "full_attention"},
+      {kQwen2,
+       {{"num_hidden_layers", "2"}, {"layer_types", R"(["full_attention","linear_attention"])"}},
+       "'linear_attention'"},
+  };
+  for (const auto& [base, changes, fragment] : cases)
+    check_refused(changed(base, changes), Status::unsupported, fragment);
+}
+
+TEST_CASE("a value out of bounds is an error that names key, value and what is allowed") {
+  struct Case {
+    std::string_view base;
+    Changes changes;
+    const char* fragment;
+  };
+  const std::vector<Case> cases = {
+      {kQwen3, {{"vocab_size", "0"}}, "key 'vocab_size' is 0; it must be an integer from 1 to 16777216"},
+      {kQwen3, {{"vocab_size", "-1"}}, "key 'vocab_size' is -1"},
+      {kQwen3, {{"vocab_size", kAbsent}}, "key 'vocab_size' is missing; it must be an integer from 1"},
+      {kQwen3, {{"vocab_size", "null"}}, "key 'vocab_size' is missing"},
+      {kQwen3, {{"hidden_size", "\"2560\""}}, "key 'hidden_size' is '2560'; it must be an integer"},
+      {kQwen3, {{"hidden_size", "2560.5"}}, "key 'hidden_size' is 2560.5"},
+      {kQwen3, {{"hidden_size", "[2560]"}}, "key 'hidden_size' is an array"},
+      {kQwen3, {{"hidden_size", "true"}}, "key 'hidden_size' is true"},
+      {kQwen3, {{"hidden_size", "18446744073709551615"}}, "key 'hidden_size' is 18446744073709551615"},
+      {kQwen3, {{"hidden_size", "99999999999999999999999"}}, "key 'hidden_size' is 1e+23"},
+      {kQwen3, {{"hidden_size", "1e999"}}, "not valid JSON"},
+      {kQwen3, {{"hidden_size", "NaN"}}, "not valid JSON"},
+      {kQwen3, {{"intermediate_size", "16777217"}}, "key 'intermediate_size' is 16777217"},
+      {kQwen3, {{"num_hidden_layers", "10001"}}, "from 1 to 10000"},
+      {kQwen3, {{"num_hidden_layers", "1e300"}}, "key 'num_hidden_layers' is 1e+300"},
+      {kQwen3, {{"num_attention_heads", "0"}}, "key 'num_attention_heads' is 0"},
+      {kQwen3, {{"num_key_value_heads", "0"}}, "key 'num_key_value_heads' is 0"},
+      {kQwen3, {{"num_key_value_heads", "7"}}, "a divisor of num_attention_heads, which is 32"},
+      {kQwen3, {{"num_key_value_heads", "64"}}, "a divisor of num_attention_heads"},
+      {kQwen3, {{"head_dim", "127"}}, "key 'head_dim' is 127; it must be even"},
+      {kQwen3, {{"head_dim", "0"}}, "key 'head_dim' is 0"},
+      {kQwen3, {{"head_dim", "1048576"}}, "at most 524288 with 32 attention heads"},
+      {kQwen2, {{"hidden_size", "1537"}}, "a multiple of num_attention_heads (12)"},
+      {kQwen2, {{"hidden_size", "12"}}, "key 'head_dim' is 1; it must be even"},
+      {kQwen3, {{"max_position_embeddings", "0"}}, "key 'max_position_embeddings' is 0"},
+      {kQwen3, {{"max_position_embeddings", "2147483648"}}, "from 1 to 2147483647"},
+      {kQwen3, {{"rms_norm_eps", "0"}}, "a number greater than 0 and less than 1"},
+      {kQwen3, {{"rms_norm_eps", "1"}}, "key 'rms_norm_eps' is 1"},
+      {kQwen3, {{"rms_norm_eps", "-1e-6"}}, "key 'rms_norm_eps' is -1e-06"},
+      {kQwen3, {{"rms_norm_eps", "\"1e-6\""}}, "key 'rms_norm_eps' is '1e-6'"},
+      {kQwen3, {{"rope_theta", "0"}}, "key 'rope_theta' is 0"},
+      {kQwen3, {{"rope_theta", "-1e6"}}, "key 'rope_theta' is -1e+06"},
+      {kQwen3, {{"rope_theta", "1e999"}}, "not valid JSON"},
+      {kQwen3, {{"rope_theta", "[1e6]"}}, "key 'rope_theta' is an array"},
+      {kQwen3, {{"tie_word_embeddings", "1"}}, "key 'tie_word_embeddings' is 1; it must be true or false"},
+      {kQwen3, {{"torch_dtype", "16"}}, "key 'torch_dtype' is 16; it must be a string"},
+      {kQwen3,
+       {{"model_type", R"("qwen2")"}},
+       "key 'model_type' is 'qwen2'; it must be 'qwen3' for Qwen3ForCausalLM"},
+      {kQwen3, {{"architectures", R"("Qwen3ForCausalLM")"}}, "key 'architectures' is 'Qwen3ForCausalLM'"},
+      {kQwen3, {{"architectures", "[3]"}}, "key 'architectures' is a list of a number"},
+      {kQwen3, {{"architectures", kAbsent}, {"model_type", kAbsent}}, "key 'architectures' is missing"},
+      {kQwen3, {{"quantization_config", "\"awq\""}}, "key 'quantization_config': a JSON object is expected"},
+      {kQwen3,
+       {{"rope_scaling", "4"}},
+       "key 'rope_scaling': a JSON object is expected here, this is a number"},
+      {kQwen3, {{"rope_scaling", R"({"factor": 4})"}}, "key 'rope_scaling.rope_type' is missing"},
+      {kQwen3, {{"rope_scaling", R"({"type": "yarn"})"}}, "key 'rope_scaling.factor' is missing"},
+      {kQwen3, {{"rope_scaling", R"({"type": "yarn", "factor": 0.5})"}}, "key 'rope_scaling.factor' is 0.5"},
+      {kQwen3, {{"rope_scaling", R"({"type": "yarn", "factor": 65536})"}}, "at most 2147483647"},
+      {kQwen3,
+       {{"rope_scaling", R"({"type": "yarn", "factor": 2, "factor": 4})"}},
+       "key 'rope_scaling.factor' is there twice"},
+      {kQwen3,
+       {{"rope_scaling", R"({"type": "yarn", "factor": 2, "beta_fast": 1, "beta_slow": 2})"}},
+       "at least beta_slow, which is 2"},
+      {kQwen3,
+       {{"rope_scaling", R"({"type": "yarn", "factor": 2, "beta_slow": 0})"}},
+       "rope_scaling.beta_slow"},
+      {kQwen3,
+       {{"rope_scaling", R"({"type": "yarn", "factor": 2, "original_max_position_embeddings": 0})"}},
+       "key 'rope_scaling.original_max_position_embeddings' is 0"},
+      {kQwen3,
+       {{"rope_scaling", R"({"type": "yarn", "factor": 2, "attention_factor": 0})"}},
+       "key 'rope_scaling.attention_factor' is 0"},
+      {kQwen3, {{"layer_types", R"(["full_attention"])"}}, "a list of num_hidden_layers (36) entries"},
+      {kQwen3, {{"layer_types", R"("full_attention")"}}, "key 'layer_types' is 'full_attention'"},
+      {kQwen3, {{"num_hidden_layers", "1"}, {"layer_types", "[1]"}}, "key 'layer_types' is a list with 1"},
+      {kQwen3, {{"use_sliding_window", "true"}, {"sliding_window", "0"}}, "key 'sliding_window' is 0"},
+      {kQwen3,
+       {{"use_sliding_window", "true"}, {"sliding_window", "8"}, {"max_window_layers", "-1"}},
+       "key 'max_window_layers' is -1"},
+  };
+  for (const auto& [base, changes, fragment] : cases)
+    check_refused(changed(base, changes), Status::invalid_file, fragment);
+  check_refused("", Status::invalid_file, "not valid JSON");
+  check_refused("[]", Status::invalid_file, "a JSON object is expected here, this is an array");
+  check_refused("null", Status::invalid_file, "this is null");
+  check_refused(R"({"hidden_size": 1, "hidden_size": 2})", Status::invalid_file,
+                "key 'hidden_size' is there twice");
+}
+
+TEST_CASE("damaged configs give an error or a config within its bounds") {
+  std::mt19937 random(7);
+  for (int round = 0; round < 4000; ++round) {
+    std::string text(round % 2 ? kQwen2 : kQwen3);
+    for (unsigned flips = 1 + random() % 3; flips > 0; --flips)
+      text[random() % text.size()] =
+          random() % 2 ? "0123456789[]{},:\"-e"[random() % 19] : static_cast<char>(random());
+    if (random() % 8 == 0) text.resize(random() % text.size());
+    try {
+      const ModelConfig config = parse_model_config(text, "config.json");
+      CHECK(config.num_attention_heads % config.num_key_value_heads == 0);
+      CHECK(config.head_dim % 2 == 0);
+      CHECK(static_cast<int64_t>(config.layer_kinds.size()) == config.num_hidden_layers);
+      CHECK(config.context_length() >= 1);
+    } catch (const Error& error) {
+      CHECK((error.status() == Status::invalid_file || error.status() == Status::unsupported));
+    }
+  }
+}
+
+TEST_CASE("generation_config.json is read, each key optional") {
+  const GenerationConfig config = parse_generation_config(R"({"bos_token_id": 151643, "do_sample": true,
+    "eos_token_id": [151645, 151643], "pad_token_id": 151643, "repetition_penalty": 1.05, "temperature": 0.7,
+    "top_p": 0.8, "top_k": 20, "min_p": 0, "max_new_tokens": 2048, "transformers_version": "4.37.0"})",
+                                                          "generation_config.json");
+  CHECK(config.eos_token_ids == std::vector<int32_t>{151645, 151643});
+  CHECK(config.bos_token_id == 151643);
+  CHECK(config.pad_token_id == 151643);
+  CHECK(config.do_sample == true);
+  CHECK(config.temperature == 0.7);
+  CHECK(config.top_p == 0.8);
+  CHECK(config.min_p == 0.0);
+  CHECK(config.repetition_penalty == 1.05);
+  CHECK(config.top_k == 20);
+  CHECK(config.max_new_tokens == 2048);
+
+  const GenerationConfig empty = parse_generation_config("{}", "g");
+  CHECK(empty.eos_token_ids.empty());
+  CHECK(!empty.temperature);
+  CHECK(parse_generation_config(R"({"eos_token_id": 7})", "g").eos_token_ids == std::vector<int32_t>{7});
+  CHECK(parse_generation_config(R"({"eos_token_id": null, "top_k": null})", "g").eos_token_ids.empty());
+  CHECK(parse_eos_token_ids(kQwen3, "c") == std::vector<int32_t>{151645});
+  CHECK(parse_eos_token_ids(R"({"eos_token_id": [1, 2], "temperature": "any"})", "c") ==
+        std::vector<int32_t>{1, 2});
+}
+
+TEST_CASE("a generation setting out of bounds is an error that names key and value") {
+  const std::vector<std::pair<const char*, const char*>> cases = {
+      {R"({"eos_token_id": -1})", "key 'eos_token_id' is -1; it must be an integer from 0 to 2147483647"},
+      {R"({"eos_token_id": [1, 2147483648]})", "key 'eos_token_id' is 2147483648"},
+      {R"({"eos_token_id": [[1]]})", "key 'eos_token_id' is an array"},
+      {R"({"eos_token_id": [null]})", "key 'eos_token_id' is null"},
+      {R"({"eos_token_id": "<|im_end|>"})", "key 'eos_token_id' is '<|im_end|>'"},
+      {R"({"bos_token_id": 1.5})", "key 'bos_token_id' is 1.5"},
+      {R"({"do_sample": "yes"})", "key 'do_sample' is 'yes'; it must be true or false"},
+      {R"({"temperature": -0.1})",
+       "key 'temperature' is -0.1; it must be a number at least 0 and at most 1000"},
+      {R"({"temperature": 1e999})", "not valid JSON"},
+      {R"({"top_p": 1.01})", "key 'top_p' is 1.01; it must be a number at least 0 and at most 1"},
+      {R"({"min_p": -1})", "key 'min_p' is -1"},
+      {R"({"repetition_penalty": 0})", "key 'repetition_penalty' is 0; it must be a number greater than 0"},
+      {R"({"top_k": -1})", "key 'top_k' is -1"},
+      {R"({"max_new_tokens": 0})", "key 'max_new_tokens' is 0"},
+      {R"({"top_k": 1, "top_k": 2})", "key 'top_k' is there twice"},
+      {"[]", "a JSON object is expected"},
+  };
+  for (const auto& [json, fragment] : cases) {
+    CAPTURE(json);
+    try {
+      parse_generation_config(json, "g.json");
+      FAIL_CHECK("no error");
+    } catch (const Error& error) {
+      CAPTURE(error.message());
+      CHECK(error.status() == Status::invalid_file);
+      CHECK(error.message().find(fragment) != std::string::npos);
+    }
+  }
+}
+
+// The published configurations live outside the repository (QWEN_SHARED, or shared/ beside or in the
+// checkout).
+TEST_CASE("every published config is read or refused by name") {
+  namespace fs = std::filesystem;
+  const char* given = std::getenv("QWEN_SHARED");
+  fs::path configs;
+  for (const fs::path& root : {fs::path(given ? given : ""), fs::path("shared"), fs::path("../shared")})
+    if (configs.empty() && !root.empty() && fs::is_directory(root / "qwen-configs"))
+      configs = root / "qwen-configs";
+  if (configs.empty()) {
+    MESSAGE("skipped: no qwen-configs folder (set QWEN_SHARED)");
+    return;
+  }
+  struct Sizes {
+    int64_t layers, hidden, heads, kv_heads, head_dim, vocab;
+    bool tied;
+  };
+  // Some of each family, by hand; the others must at least be read.
+  const std::map<std::string, Sizes> known = {
+      {"Qwen1.5-4B-Chat", {40, 2560, 20, 20, 128, 151936, false}},
+      {"Qwen2-72B-Instruct", {80, 8192, 64, 8, 128, 152064, false}},
+      {"Qwen2.5-0.5B", {24, 896, 14, 2, 64, 151936, true}},
+      {"Qwen3-0.6B", {28, 1024, 16, 8, 128, 151936, true}},
+      {"Qwen3-32B", {64, 5120, 64, 8, 128, 151936, false}},
+      {"Qwen3-Embedding-8B", {36, 4096, 32, 8, 128, 151665, false}},
+      {"Qwen3-Reranker-8B", {36, 4096, 32, 8, 128, 151669, false}},
+  };
+  size_t read = 0, refused = 0, known_read = 0;
+  for (const auto& entry : fs::directory_iterator(configs)) {
+    const fs::path file = entry.path() / "config.json";
+    const std::string model = entry.path().filename().string();
+    CAPTURE(model);
+    const fs::path generation = entry.path() / "generation_config.json";
+    if (fs::exists(generation))
+      CHECK_NOTHROW(parse_generation_config(MappedFile(generation, LoadMode::read).text(), model));
+    if (!fs::exists(file)) continue;
+    const MappedFile text(file, LoadMode::read);
+    const auto starts = [&](std::string_view prefix) { return model.starts_with(prefix); };
+    // What the name of a published model says: dense text models are ours, unless they are quantised.
+    bool expected = starts("Qwen1.5-") || starts("Qwen2-") || starts("Qwen2.5-") || starts("Qwen3-");
+    for (const char* other :
+         {"-VL", "-Audio", "-Omni", "-ASR", "-Next", "-A3B", "-A22B", "AWQ", "FP8", "GPTQ"})
+      expected = expected && model.find(other) == std::string::npos;
+    try {
+      const ModelConfig config = parse_model_config(text.text(), file.string());
+      CHECK(expected);
+      ++read;
+      CHECK(config.sliding_window == 0);
+      CHECK(config.torch_dtype == "bfloat16");
+      CHECK(config.query_key_norm == starts("Qwen3"));
+      CHECK(config.attention_bias == !starts("Qwen3"));
+      CHECK(parse_eos_token_ids(text.text(), file.string()).size() == 1);
+      const auto sizes = known.find(model);
+      if (sizes == known.end()) continue;
+      ++known_read;
+      const Sizes& wanted = sizes->second;
+      CHECK(config.num_hidden_layers == wanted.layers);
+      CHECK(config.hidden_size == wanted.hidden);
+      CHECK(config.num_attention_heads == wanted.heads);
+      CHECK(config.num_key_value_heads == wanted.kv_heads);
+      CHECK(config.head_dim == wanted.head_dim);
+      CHECK(config.vocab_size == wanted.vocab);
+      CHECK(config.tie_word_embeddings == wanted.tied);
+    } catch (const Error& error) {
+      CAPTURE(error.message());
+      CHECK(!expected);
+      ++refused;
+      CHECK(error.status() == Status::unsupported);
+      CHECK(error.message().find("is not supported by this version (supported: ") != std::string::npos);
+    }
+  }
+  MESSAGE(read, " read, ", refused, " refused by name");
+  CHECK(read > 0);
+  CHECK(refused > 0);
+  CHECK(known_read == known.size());
+}

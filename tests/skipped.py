@@ -1,0 +1,30 @@
+#!/usr/bin/env python3
+"""Compares the tests that pytest skipped (its JUnit file) with the committed list.
+
+    pytest --junitxml=FILE; python tests/skipped.py FILE tests/skipped.txt
+"""
+
+from __future__ import annotations
+
+import sys
+import xml.etree.ElementTree
+from pathlib import Path
+
+
+def main(junit: Path, listed: Path) -> int:
+    skipped = set()
+    for case in xml.etree.ElementTree.parse(junit).iter("testcase"):
+        reason = case.find("skipped")
+        if reason is not None:
+            skipped.add(f"{case.get('classname')}::{case.get('name')}: {reason.get('message')}")
+    lines = listed.read_text(encoding="utf-8").splitlines()
+    expected = {line for line in lines if line and not line.startswith("#")}
+    for line in sorted(skipped - expected):
+        print(f"skipped, but not in {listed}: {line}")
+    for line in sorted(expected - skipped):
+        print(f"in {listed}, but not skipped: {line}")
+    return int(skipped != expected)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -1,0 +1,52 @@
+"""What pip installed: every file a host needs, under a tag that fits every Python 3."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+
+def test_the_wheel_is_for_every_python_3_of_this_platform(package: Path) -> None:
+    wheel = importlib.metadata.distribution("qwen-ffi").read_text("WHEEL")
+    assert wheel is not None
+    assert re.findall(r"^Tag: (.*)$", wheel, flags=re.MULTILINE)[0].startswith("py3-none-linux_")
+    assert "Root-Is-Purelib: false" in wheel
+
+
+def test_every_python_module_of_the_tree_is_installed(root: Path, package: Path) -> None:
+    source = root / "qwen_ffi"
+    wanted = {path.relative_to(source) for path in source.rglob("*") if path.name.endswith((".py", "py.typed"))}
+    found = {path.relative_to(package) for path in package.rglob("*") if path.name.endswith((".py", "py.typed"))}
+    assert found == wanted, "qwen_ffi/meson.build lists other files than the tree has, or `pip install .` is due again"
+
+
+def test_header_library_and_pkg_config_file_lie_together(root: Path, package: Path) -> None:
+    assert (package / "include" / "qwen.h").read_bytes() == (root / "include" / "qwen.h").read_bytes()
+    assert (package / "lib" / "pkgconfig" / "qwen.pc").is_file()
+    digests = {hashlib.sha256((package / "lib" / name).read_bytes()).digest() for name in ("libqwen.so", "libqwen.so.0")}
+    assert len(digests) == 1
+
+
+def test_the_library_needs_nothing_but_libc(package: Path) -> None:
+    dynamic = subprocess.run(
+        ["readelf", "-d", package / "lib" / "libqwen.so.0"], check=True, capture_output=True, text=True
+    ).stdout
+    assert re.findall(r"\(SONAME\).*\[(.*)\]", dynamic) == ["libqwen.so.0"]
+    needed = set(re.findall(r"\(NEEDED\).*\[(.*)\]", dynamic))
+    assert needed <= {"libc.so.6", "libm.so.6", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
+
+
+def test_a_program_linked_through_pkg_config_finds_the_library_without_help(
+    compile_c: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = tmp_path / "version.c"
+    source.write_text(
+        "#include <qwen.h>\n#include <stdio.h>\n"
+        'int main(void) { printf("%s %d\\n", qwen_version(), qwen_abi_version() >= QWEN_ABI_VERSION); return 0; }\n'
+    )
+    run = subprocess.run([compile_c(source)], check=True, capture_output=True, text=True, env={})
+    assert run.stdout == f"{importlib.metadata.version('qwen-ffi')} 1\n"
