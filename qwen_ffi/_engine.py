@@ -75,7 +75,9 @@ class Engine:
         info.struct_size = ffi.sizeof("qwen_model_info")
         with self.handle.use() as engine:
             check(lib.qwen_model_info_get(lib.qwen_engine_model(engine), info, error), error)
-            return ModelInfo(**{field.name: _plain(ffi, field.type, getattr(info, field.name)) for field in fields(ModelInfo)})
+            return ModelInfo(
+                **{field.name: _plain(ffi, field.type, getattr(info, field.name)) for field in fields(ModelInfo)}
+            )
 
     def stats(self) -> EngineStats:
         loaded = library()

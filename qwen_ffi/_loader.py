@@ -74,7 +74,9 @@ def demo_model_path() -> Path:
     """The folder of the small demonstration model that is installed with the package."""
     config = package_file("demo_model", "config.json")
     if config is None:
-        raise QwenLibraryError("the demo model is not installed with this copy of qwen_ffi; install the wheel of libqwen")
+        raise QwenLibraryError(
+            "the demo model is not installed with this copy of qwen_ffi; install the wheel of libqwen"
+        )
     return config.parent
 
 
@@ -102,7 +104,9 @@ def _candidates() -> list[str]:
     chosen = os.environ.get("QWEN_LIBRARY")
     if chosen:
         if not os.path.isfile(chosen):
-            raise QwenLibraryError(f"QWEN_LIBRARY names {chosen}, which is not a file; point it at libqwen.so or unset it")
+            raise QwenLibraryError(
+                f"QWEN_LIBRARY names {chosen}, which is not a file; point it at libqwen.so or unset it"
+            )
         return [chosen]
     for name in LIBRARY_NAMES:
         packaged = package_file("lib", name)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
-from numbers import Integral, Real
+from numbers import Real
+from operator import index
 from typing import Any
 
 from ._loader import check, library
@@ -62,7 +63,9 @@ def options() -> tuple[OptionInfo, ...]:
             lib.qwen_error_free(error[0])
             return tuple(rows)
         check(status, error)
-        text = {name: ffi.string(getattr(row, name)).decode() for name in ("key", "default_text", "choices", "unit", "help")}
+        text = {
+            name: ffi.string(getattr(row, name)).decode() for name in ("key", "default_text", "choices", "unit", "help")
+        }
         rows.append(
             OptionInfo(
                 key=text["key"],
@@ -111,7 +114,10 @@ class OptionSet:
         self._kept.append(callback)
         pointer = self._ffi.cast("qwen_callback_fn", callback)
         null = self._ffi.NULL
-        check(self._lib.qwen_options_set_callback(self.pointer, key.encode(), pointer, null, null, self._error), self._error)
+        check(
+            self._lib.qwen_options_set_callback(self.pointer, key.encode(), pointer, null, null, self._error),
+            self._error,
+        )
 
     def _set(self, key: str, value: Any) -> None:
         ffi, lib, error = self._ffi, self._lib, self._error
@@ -120,13 +126,14 @@ class OptionSet:
             raise QwenValueError(f"unknown option {key!r}")
         # The table's type rules where the Python type can stand for several; otherwise the value is sent as what it
         # is, and the library says what it wanted.
-        if isinstance(value, Integral):
+        if hasattr(value, "__index__"):
+            number = index(value)
+            if not -(2**63) <= number < 2**63:
+                raise QwenValueError(f"option '{key}' is {number}, which is beyond 64 bits")
             if _types().get(key) == OptionType.F64:
-                status = lib.qwen_options_set_f64(self.pointer, name, float(value), error)
-            elif -(2**63) <= value < 2**63:
-                status = lib.qwen_options_set_i64(self.pointer, name, int(value), error)
+                status = lib.qwen_options_set_f64(self.pointer, name, float(number), error)
             else:
-                raise QwenValueError(f"option '{key}' is {value}, which is beyond 64 bits")
+                status = lib.qwen_options_set_i64(self.pointer, name, number, error)
         elif isinstance(value, Real):
             status = lib.qwen_options_set_f64(self.pointer, name, float(value), error)
         elif isinstance(value, str | bytes):
@@ -154,12 +161,14 @@ class OptionSet:
 
 
 def _int32_array(ffi: Any, what: str, values: Sequence[Any]) -> Any:
-    for value in values:
-        if not isinstance(value, Integral):
-            raise TypeError(f"{what}: token ids must be integers, not {type(value).__name__}")
-        if not -(2**31) <= value < 2**31:
-            raise QwenValueError(f"{what}: {value} is not a token id")
-    return ffi.new("int32_t[]", list(values))
+    try:
+        return ffi.new("int32_t[]", [index(value) for value in values])
+    except TypeError:
+        wrong = next(value for value in values if not hasattr(value, "__index__"))
+        raise TypeError(f"{what}: token ids must be integers, not {type(wrong).__name__}") from None
+    except OverflowError:
+        wrong = next(value for value in values if not -(2**31) <= value < 2**31)
+        raise QwenValueError(f"{what}: {wrong} is not a token id") from None
 
 
 def int32_array(what: str, values: Any) -> Any:

@@ -17,7 +17,7 @@ POLL_MILLISECONDS = 50
 FINISH_REASONS = tuple(FinishReason)  # in the order of QWEN_FINISH_...
 CHANNELS = tuple(Channel)  # in the order of QWEN_CHANNEL_...
 
-Message = Mapping[str, str] | tuple[str, str]
+Message = Mapping[str, str] | tuple[str, str | bytes]
 
 
 class Prompt:
@@ -51,7 +51,9 @@ class Prompt:
             name, raw = utf8(role), utf8(content)
             if b"\0" in name:
                 raise QwenValueError(f"role must not contain NUL: {role!r}")
-            check(prompt._lib.qwen_prompt_add_message(prompt.pointer, name, raw, len(raw), prompt._error), prompt._error)
+            check(
+                prompt._lib.qwen_prompt_add_message(prompt.pointer, name, raw, len(raw), prompt._error), prompt._error
+            )
         return prompt
 
 
@@ -67,7 +69,9 @@ def _role_and_content(message: Message) -> tuple[str, str | bytes]:
     elif isinstance(message, tuple) and len(message) == 2:
         role, content = message
     else:
-        raise TypeError("a message is {'role': ..., 'content': ...} or (role, content), " f"not {type(message).__name__}")
+        raise TypeError(
+            f"a message is {{'role': ..., 'content': ...}} or (role, content), not {type(message).__name__}"
+        )
     if not isinstance(role, str) or not isinstance(content, str | bytes):
         raise TypeError("role and content of a message must be str")
     return role, content

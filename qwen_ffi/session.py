@@ -64,7 +64,9 @@ class GenerationStream(Iterator[StreamEvent]):
     def __enter__(self) -> GenerationStream:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -125,16 +127,25 @@ class QwenInferenceSession:
         at once, so errors in the arguments are raised here."""
         return GenerationStream(self._submit(self._prompt(prompt, raw), config, overrides))
 
-    def chat(self, messages: Sequence[Message], config: SamplingConfig | None = None, **overrides: Any) -> GenerationResult:
+    def chat(
+        self, messages: Sequence[Message], config: SamplingConfig | None = None, **overrides: Any
+    ) -> GenerationResult:
         """The assistant's answer to a conversation. Raises QwenValueError if the checkpoint has no chat template."""
         return self._submit(Prompt.from_messages(self._with_system(messages)), config, overrides).wait()
 
-    def generate_ids(self, token_ids: Sequence[int], config: SamplingConfig | None = None, **overrides: Any) -> list[int]:
+    def generate_ids(
+        self, token_ids: Sequence[int], config: SamplingConfig | None = None, **overrides: Any
+    ) -> list[int]:
         """Token ids in, generated token ids out (the end token included); the template plays no part."""
         return list(self._submit(Prompt.from_ids(token_ids), config, overrides).wait().token_ids)
 
     def generate_batch(
-        self, prompts: Sequence[PromptLike], config: SamplingConfig | None = None, *, raw: bool = False, **overrides: Any
+        self,
+        prompts: Sequence[PromptLike],
+        config: SamplingConfig | None = None,
+        *,
+        raw: bool = False,
+        **overrides: Any,
     ) -> list[GenerationResult]:
         """Answers in the order of the prompts, computed together. The first failure cancels the others and is raised."""
         requests: list[Request] = []
@@ -161,7 +172,9 @@ class QwenInferenceSession:
     def __enter__(self) -> QwenInferenceSession:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _submit(self, prompt: Prompt, config: SamplingConfig | None, overrides: Mapping[str, Any]) -> Request:
@@ -171,7 +184,7 @@ class QwenInferenceSession:
         if isinstance(prompt, str | bytes):
             if raw or not self._info.has_chat_template:
                 return Prompt.from_text(prompt)
-            return Prompt.from_messages(self._with_system([("user", prompt)]))  # type: ignore[list-item]
+            return Prompt.from_messages(self._with_system([("user", prompt)]))
         if not isinstance(prompt, Sequence):
             raise TypeError(f"a prompt is a str or a list of messages, not {type(prompt).__name__}")
         return Prompt.from_messages(self._with_system(prompt))

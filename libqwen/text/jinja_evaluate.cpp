@@ -28,7 +28,7 @@ Value Interpreter::evaluate_node(const DictLiteral& node, uint32_t line) {
     Value key = evaluate(*key_node);
     Value value = evaluate(*value_node);
     runtime_.line = line;
-    if (!scalar_key(key)) runtime_.unsupported("a dict key of type '", key.type_name(), "' is not supported");
+    check_key(runtime_, key);
     made->set(std::move(key), std::move(value));
   }
   return runtime_.dict(std::move(made));

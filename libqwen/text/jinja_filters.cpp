@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <limits>
 
 #include "text/jinja_filter_tables.h"
 #include "text/jinja_operations.h"
@@ -141,7 +142,14 @@ std::optional<double> parse_real(std::string_view text) {
   double value = 0;
   const auto parsed = std::from_chars(digits.data(), digits.data() + digits.size(), value);
   if (parsed.ptr != digits.data() + digits.size()) return std::nullopt;
-  if (parsed.ec != std::errc()) return std::nullopt;
+  if (parsed.ec == std::errc::result_out_of_range) {
+    const size_t e = digits.find_first_of("eE");
+    const bool small = e != std::string_view::npos && digits.substr(e + 1).starts_with('-');
+    value =
+        std::copysign(small ? 0.0 : std::numeric_limits<double>::infinity(), digits[0] == '-' ? -1.0 : 1.0);
+  } else if (parsed.ec != std::errc()) {
+    return std::nullopt;
+  }
   return value;
 }
 

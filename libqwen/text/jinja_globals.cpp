@@ -58,8 +58,7 @@ std::shared_ptr<Dict> make_dict(Runtime& runtime, const CallArguments& arguments
       for (const Value& pair : iterate(runtime, source)) {
         const auto both = iterate(runtime, pair);
         if (both.size() != 2) runtime.error("dict() needs pairs of a key and a value");
-        if (!scalar_key(both[0]))
-          runtime.unsupported("a dict key of type '", both[0].type_name(), "' is not supported");
+        check_key(runtime, both[0]);
         made->set(both[0], both[1]);
       }
     }

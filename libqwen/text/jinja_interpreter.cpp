@@ -135,9 +135,9 @@ Interpreter::Flow Interpreter::execute_for(const For& loop) {
   } release{*state};
 
   auto scope = std::make_shared<Scope>(runtime_, outer);
-  bool any = false;
+  // jinja2 runs the "else" when no round came to its end: none at all, or all left by break or continue.
+  bool completed = false;
   while (state->advance()) {
-    any = true;
     runtime_.step();
     // A round starts with no variables of its own; a macro defined in the last round keeps that round's.
     if (scope.use_count() > 1) {
@@ -148,9 +148,11 @@ Interpreter::Flow Interpreter::execute_for(const For& loop) {
     const InScope in_scope(*this, scope);
     assign(loop.target, state->current());
     scope->set(template_.loop_id, ObjectPtr(state));
-    if (execute(loop.body) == Flow::break_loop) break;
+    const Flow flow = execute(loop.body);
+    if (flow == Flow::break_loop) break;
+    completed |= flow == Flow::go_on;
   }
-  if (any) return Flow::go_on;
+  if (completed) return Flow::go_on;
   const InScope in_scope(*this, std::make_shared<Scope>(runtime_, outer));
   return execute(loop.otherwise);
 }

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <limits>
 
 #include "text/jinja_runtime.h"
 #include "text/jinja_text.h"
@@ -27,13 +26,8 @@ Value number(std::string_view text) {
   }
   double real = 0;
   const auto parsed = std::from_chars(text.data(), text.data() + text.size(), real);
-  if (parsed.ec == std::errc::result_out_of_range) {
-    // from_chars does not say which way: Python gives inf for what is too big and 0.0 for what is too small.
-    const size_t e = text.find_first_of("eE");
-    const bool small = e != std::string_view::npos && text.substr(e + 1).starts_with('-');
-    real = small ? 0.0 : std::numeric_limits<double>::infinity();
-    if (text.starts_with('-')) real = -real;
-  }
+  // RapidJSON has refused what is too big, so that this is what is too small.
+  if (parsed.ec == std::errc::result_out_of_range) real = text.starts_with('-') ? -0.0 : 0.0;
   return real;
 }
 

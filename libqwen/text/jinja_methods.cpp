@@ -334,6 +334,7 @@ Value is_case(Runtime& runtime, const Value& self, const CallArguments& argument
 Value format(Runtime& runtime, const Value& self, const CallArguments& arguments) {
   std::string out;
   size_t automatic = 0;
+  bool automatic_fields = false, numbered_fields = false;
   const std::string_view all = self.view();
   for (size_t at = 0; at < all.size();) {
     const char c = all[at++];
@@ -352,6 +353,8 @@ Value format(Runtime& runtime, const Value& self, const CallArguments& arguments
     at = end + 1;
     const Value* value = nullptr;
     if (field.find_first_not_of("0123456789") == std::string_view::npos && field.size() < 6) {
+      (field.empty() ? automatic_fields : numbered_fields) = true;
+      if (automatic_fields && numbered_fields) runtime.error("a format string with both '{}' and '{0}'");
       const size_t index = field.empty() ? automatic++ : static_cast<size_t>(std::stoi(std::string(field)));
       if (index >= arguments.positional.size()) runtime.error("replacement index ", index, " out of range");
       value = &arguments.positional[index];

@@ -348,6 +348,13 @@ bool compare(Runtime& runtime, CompareOp operation, const Value& left, const Val
   return compare(runtime, left, right, ">=") >= 0 && !unordered;
 }
 
+void check_key(Runtime& runtime, const Value& key) {
+  if (scalar_key(key)) return;
+  if (key.is_sequence(SequenceType::list) || key.is_dict())
+    runtime.error("unhashable type: '", key.type_name(), "'");
+  runtime.unsupported("a dict key of type '", key.type_name(), "' is not supported");
+}
+
 Value get_attribute(Runtime& runtime, const Value& value, std::string_view name) {
   runtime.step();
   if (value.is_undefined()) runtime.undefined_error(value);

@@ -12,6 +12,9 @@ Value negate(Runtime& runtime, const Value& value, char sign);
 bool contains(Runtime& runtime, const Value& container, const Value& item);
 bool compare(Runtime& runtime, CompareOp operation, const Value& left, const Value& right);
 
+// A dict's key: a scalar. An error for what Python cannot hash, unsupported for a tuple.
+void check_key(Runtime& runtime, const Value& key);
+
 // a.name: the attribute (a method, say), else the item of that name; Undefined when there is neither.
 Value get_attribute(Runtime& runtime, const Value& value, std::string_view name);
 // a[key]: the item, else, for a string, the attribute; Undefined when there is neither.

@@ -83,7 +83,7 @@ void Parser::expect_block_end() {
 // template.
 Body Parser::body(std::initializer_list<std::string_view> ends, std::string_view inside) {
   const Deeper deeper(*this);
-  const uint32_t opened = peek().line;
+  const uint32_t opened = tokens_[at_ > 0 ? at_ - 1 : 0].line;
   Body body;
   for (;;) {
     const Token& token = peek();
@@ -211,7 +211,6 @@ MacroPtr Parser::macro(std::string name, uint32_t id, std::string_view tag, std:
     expect_operation("(");
     while (!at_operation(")")) {
       if (!made->parameters.empty()) expect_operation(",");
-      if (at_operation(")")) break;
       made->parameter_names.emplace_back(expect_name());
       made->parameters.push_back(intern(made->parameter_names.back()));
       const bool has_default = skip_operation("=");

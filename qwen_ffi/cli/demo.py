@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from .._loader import demo_model_path
 from .._options import OptionScope
@@ -31,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _ask(session: QwenInferenceSession, question: str, thinking: bool, values: dict[str, object]) -> None:
+def _ask(session: QwenInferenceSession, question: str, thinking: bool, values: dict[str, Any]) -> None:
     print(f"> {question}   (thinking {'on' if thinking else 'off'})", flush=True)
     with session.stream(question, reasoning_mode=thinking, **values) as stream:
         channel: Channel | None = None
