@@ -218,7 +218,7 @@ static void request_calls(void) {
   REFUSED(TIMEOUT, qwen_queue_next(queue, 0, &count, E));
   TRUE(count == 77);
   REFUSED(INVALID_ARGUMENT, qwen_queue_event(NULL, 0, &event, E));
-  REFUSED(INVALID_ARGUMENT, qwen_queue_event(queue, 0, &event, E));
+  REFUSED(NOT_FOUND, qwen_queue_event(queue, 0, &event, E));
 
   REFUSED(INVALID_ARGUMENT, qwen_forward(NULL, &id, &one, 1, QWEN_OUTPUT_LOGITS, NULL, &tensors, E));
   REFUSED(INVALID_ARGUMENT, qwen_tensors_get(NULL, 0, "logits", &tensor, E));
