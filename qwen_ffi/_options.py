@@ -126,6 +126,8 @@ class OptionSet:
             raise QwenValueError(f"unknown option {key!r}")
         # The table's type rules where the Python type can stand for several; otherwise the value is sent as what it
         # is, and the library says what it wanted.
+        if hasattr(value, "tolist"):  # numpy's scalars and arrays
+            value = value.tolist()
         if hasattr(value, "__index__"):
             number = index(value)
             if not -(2**63) <= number < 2**63:

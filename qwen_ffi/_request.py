@@ -58,6 +58,8 @@ class Prompt:
 
 
 def _role_and_content(message: Message) -> tuple[str, str | bytes]:
+    role: object
+    content: object
     if isinstance(message, Mapping):
         unknown = sorted(set(message) - {"role", "content"})
         if unknown:
