@@ -38,14 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     cases = find_cases(arguments.folders)
     reports = (report for case in cases for setting in _settings(arguments) for report in validate(case, setting))
-    missed = 0
-    total = 0
+    compared = missed = unsupported = 0
     for report in _shown(reports, arguments.json):
-        total += 1
-        missed += not report.ok or (arguments.strict and bool(report.not_supported))
+        compared += not report.not_supported
+        unsupported += bool(report.not_supported)
+        missed += not report.ok
     if not arguments.json:
-        print(f"\n{total - missed} of {total} within the limits" + (f", {missed} missed" if missed else ""))
-    return 1 if missed else 0
+        print(f"\n{compared - missed} of {compared} within the limits, {unsupported} not supported")
+    return 1 if missed or (arguments.strict and unsupported) else 0
 
 
 def _settings(arguments: argparse.Namespace) -> list[Setting]:

@@ -59,7 +59,7 @@ DAMAGE: dict[str, tuple[type[QwenError], str, Callable[[Path], object]]] = {
     "broken config": (QwenFileFormatError, "config.json", lambda f: (f / "config.json").write_text('{"hidden_size": ')),
     "config is a list": (QwenFileFormatError, "config.json", lambda f: (f / "config.json").write_text("[]")),
     "negative size": (QwenFileFormatError, "hidden_size", lambda f: change_config(f, hidden_size=-64)),
-    "huge size": (QwenFileFormatError, "", lambda f: change_config(f, hidden_size=2**40)),
+    "huge size": (QwenFileFormatError, "hidden_size|embed_tokens", lambda f: change_config(f, hidden_size=2**40)),
     "unknown architecture": (
         QwenUnsupportedError,
         "LlamaForCausalLM",
@@ -91,7 +91,11 @@ DAMAGE: dict[str, tuple[type[QwenError], str, Callable[[Path], object]]] = {
         lambda f: change_header(f, lambda h: h[NORM].update(data_offsets=h[NORM]["data_offsets"][::-1])),
     ),
     "unknown dtype": (QwenError, NORM, lambda f: change_header(f, lambda h: h[NORM].update(dtype="F3"))),
-    "missing tensor": (QwenFileFormatError, NORM, lambda f: change_header(f, lambda h: h.pop(NORM))),
+    "missing tensor": (
+        QwenFileFormatError,
+        NORM,
+        lambda f: change_header(f, lambda h: h.update({"other": h.pop(NORM)})),
+    ),
     "broken tokenizer": (QwenFileFormatError, "tokenizer.json", lambda f: cut(f, "tokenizer.json", 5000)),
 }
 
@@ -104,7 +108,7 @@ def test_damaged_checkpoints(tiny_model: Path, tmp_path: Path, damage: str) -> N
     change(folder)
     with pytest.raises(error, match=named) as caught:
         QwenInferenceSession(folder)
-    assert str(folder) in str(caught.value) or named
+    assert str(folder) in str(caught.value)
 
 
 def test_a_missing_folder_is_file_not_found(tmp_path: Path) -> None:
@@ -167,7 +171,15 @@ def test_token_ids_outside_the_vocabulary(session: QwenInferenceSession, tiny_mo
 
 @pytest.mark.parametrize(
     "prompt",
-    [5, None, [5], [{"role": "user"}], [{"role": "user", "content": 5}], [("user",)], [{"role": "u", "content": "x", "y": 1}]],
+    [
+        5,
+        None,
+        [5],
+        [{"role": "user"}],
+        [{"role": "user", "content": 5}],
+        [("user",)],
+        [{"role": "u", "content": "x", "y": 1}],
+    ],
 )
 def test_prompts_of_the_wrong_type(session: QwenInferenceSession, prompt: Any) -> None:
     with pytest.raises((TypeError, QwenValueError)):

@@ -33,7 +33,9 @@ def test_generate_prints_the_answer(tiny_model: Path, capsys: pytest.CaptureFixt
 
 
 def test_generate_as_json(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["generate", str(tiny_model), "Hello", "--max-tokens=4", "--ignore-eos=1", "--json", "--dtype=f32"]) == 0
+    assert (
+        main(["generate", str(tiny_model), "Hello", "--max-tokens=4", "--ignore-eos=1", "--json", "--dtype=f32"]) == 0
+    )
     answer = json.loads(capsys.readouterr().out)
     assert len(answer["token_ids"]) == 4
     assert answer["finish_reason"] == "length"
@@ -77,7 +79,9 @@ def test_validate_lists_what_is_not_supported(tmp_path: Path, capsys: pytest.Cap
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "expected_embedding.safetensors").rename(tmp_path / "expected_image.safetensors")
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "architectures": ["OtherForCausalLM"], "model_type": "other"}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({**config, "architectures": ["OtherForCausalLM"], "model_type": "other"})
+    )
     assert main(["validate", str(tmp_path)]) == 0
     assert capsys.readouterr().out.count("not supported: ") == 4
     assert main(["validate", str(tmp_path), "--strict"]) == 1

@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from qwen_ffi import OptionScope, OptionType, QwenError, QwenInferenceSession, QwenValueError, SamplingConfig, options
+from qwen_ffi import (
+    OptionInfo,
+    OptionScope,
+    OptionType,
+    QwenError,
+    QwenInferenceSession,
+    QwenValueError,
+    SamplingConfig,
+    options,
+)
 
 
 def test_the_table_has_what_the_package_names() -> None:
@@ -19,13 +28,17 @@ def test_the_table_has_what_the_package_names() -> None:
     assert all(row.help for row in table.values())
 
 
-@pytest.mark.parametrize("row", [row for row in options() if row.minimum is not None], ids=lambda row: row.key)
-def test_bounds_hold(session: QwenInferenceSession, row: Any) -> None:
-    if row.scope != OptionScope.REQUEST or row.type == OptionType.BIAS:
-        pytest.skip("bounds of engine options and biases are tested with the library")
-    step = 1 if row.type == OptionType.I64 else 0.5
+NUMBERS = [
+    row for row in options() if row.scope == OptionScope.REQUEST and row.type in (OptionType.I64, OptionType.F64)
+]
+
+
+@pytest.mark.parametrize("row", NUMBERS, ids=lambda row: row.key)
+def test_bounds_hold(session: QwenInferenceSession, row: OptionInfo) -> None:
+    assert row.minimum is not None
+    assert row.maximum is not None
     kind = int if row.type == OptionType.I64 else float
-    for outside in (row.minimum - step, row.maximum + step):
+    for outside in (row.minimum - 1, 2 * row.maximum + 1):
         with pytest.raises(QwenValueError, match=row.key):
             session.generate("Hello", **{row.key: kind(outside)})
 
@@ -76,7 +89,15 @@ def test_overrides_win_over_the_config(session: QwenInferenceSession) -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [{"dtype": "int3"}, {"device": "quantum"}, {"threads": -1}, {"threads": 10**6}, {"cpu_isa": "z80"}, {"nonsense": 1}],
+    [
+        {"dtype": "int3"},
+        {"device": "quantum"},
+        {"threads": -1},
+        {"threads": 10**6},
+        {"cpu_isa": "z80"},
+        {"nonsense": 1},
+        {"temperature": 0.5},
+    ],
     ids=lambda values: next(iter(values)),
 )
 def test_wrong_engine_options_are_refused_by_name(tiny_model: Any, values: dict[str, Any]) -> None:

@@ -130,7 +130,11 @@ def test_broken_configs(tmp_path: Path, text: str) -> None:
 
 def test_the_safetensors_reader_reads_what_the_library_of_that_name_writes(tmp_path: Path) -> None:
     safetensors = pytest.importorskip("safetensors.numpy")
-    tensors = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array([1, 2], np.int64), "c": np.zeros((0, 4), np.uint8)}
+    tensors = {
+        "a": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "b": np.array([1, 2], np.int64),
+        "c": np.zeros((0, 4), np.uint8),
+    }
     safetensors.save_file(tensors, tmp_path / "theirs")
     write_safetensors(tmp_path / "ours", tensors)
     for found in (read_safetensors(tmp_path / "theirs"), safetensors.load_file(tmp_path / "ours")):
@@ -138,7 +142,9 @@ def test_the_safetensors_reader_reads_what_the_library_of_that_name_writes(tmp_p
             np.testing.assert_array_equal(found[name], tensor)
 
 
-@pytest.mark.parametrize("data", [b"", b"123", b"\xff" * 100, b"\x02" + b"\0" * 7 + b"[]", b"\x08" + b"\0" * 7 + b'{"a": 1}'])
+@pytest.mark.parametrize(
+    "data", [b"", b"123", b"\xff" * 100, b"\x02" + b"\0" * 7 + b"[]", b"\x08" + b"\0" * 7 + b'{"a": 1}']
+)
 def test_the_safetensors_reader_refuses_broken_files(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "file").write_bytes(data)
     with pytest.raises(QwenFileFormatError, match="file"):
