@@ -30,7 +30,8 @@
  *   Structs   Only the library fills them. Set struct_size = sizeof(the struct) first; the library writes no more than
  *             that, so a program compiled against an older header keeps working. Fields are only ever appended.
  *   Quiet     The library never prints, exits, installs signal handlers or changes the locale.
- *   Forks     Handles do not survive fork(): a child gets QWEN_ERR_FORKED from every call on them.
+ *   Forks     Engines, requests and queues do not survive fork(): in a child their calls fail with QWEN_ERR_FORKED, and
+ *             freeing them there leaves the parent's alone. Models, tokenizers, options and results may be used on.
  */
 #ifndef QWEN_H
 #define QWEN_H

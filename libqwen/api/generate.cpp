@@ -148,19 +148,21 @@ int32_t qwen_request_next(qwen_request* request, int64_t timeout_ms, qwen_event*
 }
 
 void qwen_request_cancel(qwen_request* request) {
-  if (request) request->request->cancel();
+  if (request && request->owner.is_this_process()) request->request->cancel();
 }
 
 int32_t qwen_request_result(const qwen_request* request, qwen_result** result, qwen_error** error) {
   return api::guard(error, [&] {
     api::require(request, "request");
     api::require(result, "result");
+    request->owner.check("request");
     *result = new qwen_result{request->request->outcome()};
   });
 }
 
 void qwen_request_free(qwen_request* request) {
-  if (!request) return;
+  // In a forked child the step thread that shares the request's locks does not exist: leave it alone.
+  if (!request || !request->owner.is_this_process()) return;
   request->request->detach();
   request->request->cancel();
   delete request;
@@ -174,13 +176,13 @@ int32_t qwen_queue_new(qwen_queue** queue, qwen_error** error) {
 }
 
 void qwen_queue_free(qwen_queue* queue) {
-  if (!queue) return;
+  if (!queue || !queue->owner.is_this_process()) return;
   queue->queue->close();
   delete queue;
 }
 
 int32_t qwen_queue_fd(const qwen_queue* queue) {
-  if (!queue) return -1;
+  if (!queue || !queue->owner.is_this_process()) return -1;
   int32_t descriptor = -1;
   api::guard(nullptr, [&] { descriptor = queue->queue->descriptor(); });
   return descriptor;
@@ -201,6 +203,7 @@ int32_t qwen_queue_next(qwen_queue* queue, int64_t timeout_ms, size_t* count, qw
 int32_t qwen_queue_event(const qwen_queue* queue, size_t index, qwen_event* event, qwen_error** error) {
   return api::guard(error, [&] {
     api::require(queue, "queue");
+    queue->owner.check("queue");
     if (index >= queue->taken.size())
       fail(Status::not_found, "event index ", index, "; the batch has ", queue->taken.size(), " events");
     api::fill_event(queue->taken[index], event);

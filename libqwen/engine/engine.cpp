@@ -148,7 +148,7 @@ void Engine::step_loop() {
     step();
   }
   scheduler_->finish_all(Status::closed, "the engine was destroyed");
-  publish_stats();
+  publish();
 }
 
 // The life of a token, steps 2 to 5: schedule, run, sample, commit.
@@ -180,7 +180,7 @@ void Engine::step() {
     for (const auto& request : step.requests) request->finish(FinishReason::error, status, message);
     scheduler_->commit(step);
   }
-  publish_stats();
+  publish();
 }
 
 void Engine::commit(const ScheduledStep& step, std::span<float> logits) {
@@ -221,12 +221,16 @@ void Engine::commit(const ScheduledStep& step, std::span<float> logits) {
   stats_.generated_tokens += generated_tokens;
 }
 
-void Engine::publish_stats() {
-  const std::lock_guard lock(mutex_);
-  stats_.running = scheduler_->running();
-  stats_.waiting = scheduler_->waiting();
-  stats_.finished = scheduler_->finished();
-  stats_.cache_blocks_used = scheduler_->blocks_used();
+// In this order, so that a host that has seen a request end finds it gone from the stats.
+void Engine::publish() {
+  {
+    const std::lock_guard lock(mutex_);
+    stats_.running = scheduler_->running();
+    stats_.waiting = scheduler_->waiting();
+    stats_.finished = scheduler_->finished();
+    stats_.cache_blocks_used = scheduler_->blocks_used();
+  }
+  for (const auto& request : scheduler_->take_ended()) request->announce_end();
 }
 
 }  // namespace qwen

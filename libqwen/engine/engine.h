@@ -49,7 +49,7 @@ class Engine {
   void step_loop();
   void step();
   void commit(const ScheduledStep& step, std::span<float> logits);
-  void publish_stats();
+  void publish();
 
   std::shared_ptr<const LoadedModel> loaded_;
   int64_t context_length_ = 0;

@@ -66,15 +66,19 @@ void Request::finish(FinishReason reason, Status status, std::string message) {
     const std::lock_guard lock(outcome_mutex_);
     outcome_.finish_reason = reason;
     outcome_.status = status;
-    outcome_.message = message;
+    outcome_.message = std::move(message);
   }
+}
+
+void Request::announce_end() {
   const auto self = shared_from_this();
-  input_.queue->push({.type = EventType::finished, .request = self, .finish_reason = reason});
+  const RequestOutcome end = outcome();
+  input_.queue->push({.type = EventType::finished, .request = self, .finish_reason = end.finish_reason});
   input_.queue->push({.type = EventType::done,
                       .request = self,
-                      .finish_reason = reason,
-                      .status = status,
-                      .message = std::move(message)});
+                      .finish_reason = end.finish_reason,
+                      .status = end.status,
+                      .message = end.message});
 }
 
 void Request::emit_text(std::string text, Channel channel, std::span<const int32_t> ids,

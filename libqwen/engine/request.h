@@ -92,6 +92,8 @@ class Request : public std::enable_shared_from_this<Request> {
   // Takes one generated token: stores it, emits its text, and ends the request when the token or max_tokens says so.
   void append(int32_t token, float logprob);
   void finish(FinishReason reason, Status status = Status::ok, std::string message = {});
+  // Sends the last events. The engine calls it when the finished request's blocks are back and the stats tell so.
+  void announce_end();
 
   // qwen_forward's tensors, written by the step thread, read by the host after DONE.
   std::vector<float> logits;                      // [tokens, vocab_size]

@@ -33,10 +33,14 @@ void Scheduler::sweep() {
 
 void Scheduler::drop_finished() {
   const auto finished = [this](const std::shared_ptr<Request>& request) {
-    if (request->is_finished()) release(*request);
-    return request->is_finished();
+    if (!request->is_finished()) return false;
+    release(*request);
+    ended_.push_back(request);
+    ++finished_;
+    return true;
   };
-  finished_ += static_cast<int64_t>(std::erase_if(waiting_, finished) + std::erase_if(running_, finished));
+  std::erase_if(waiting_, finished);
+  std::erase_if(running_, finished);
 }
 
 ScheduledStep Scheduler::schedule() {

@@ -7,6 +7,7 @@
 #include <deque>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "backend/backend.h"
@@ -48,6 +49,8 @@ class Scheduler {
   void commit(const ScheduledStep& step);
   // Ends every request with this status.
   void finish_all(Status status, const std::string& message);
+  // Requests that have ended and given their blocks back since the last call.
+  std::vector<std::shared_ptr<Request>> take_ended() { return std::exchange(ended_, {}); }
 
  private:
   void drop_finished();
@@ -60,6 +63,7 @@ class Scheduler {
   std::vector<BlockPool> pools_;  // [cache group]
   SchedulerLimits limits_;
   int64_t finished_ = 0;  // requests that have ended here
+  std::vector<std::shared_ptr<Request>> ended_;
   std::deque<std::shared_ptr<Request>> waiting_;
   std::vector<std::shared_ptr<Request>> running_;  // in order of arrival
 };

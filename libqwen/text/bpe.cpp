@@ -9,14 +9,26 @@
 namespace qwen {
 namespace {
 
-// Up to this many bytes the lowest rank is found by walking an array that fits the first-level cache; longer
-// pieces take a heap, so that a megabyte of one letter costs n log n.
-constexpr size_t kShortPiece = 64;
+// Up to this many bytes the lowest rank is found by walking an array of one number per byte; longer pieces
+// take a heap, so that a megabyte of one letter costs n log n.
+constexpr int kPlaceBits = 6;
+constexpr size_t kShortPiece = 1 << kPlaceBits;
+
+// The smallest of n numbers; n is a multiple of four. Four running minima are what the compiler turns into
+// vectors.
+int32_t smallest(const int32_t* values, size_t n) {
+  int32_t best[4] = {values[0], values[1], values[2], values[3]};
+  for (size_t i = 4; i < n; i += 4)
+    for (size_t lane = 0; lane < 4; ++lane) best[lane] = std::min(best[lane], values[i + lane]);
+  return std::min(std::min(best[0], best[1]), std::min(best[2], best[3]));
+}
 
 }  // namespace
 
 void MergeTable::place(uint64_t slot) {
-  size_t at = slot_of(slot >> kRankBits);
+  const uint64_t h = hash(slot >> kRankBits);
+  filter_[h >> filter_shift_ >> 6] |= uint64_t{1} << (h >> filter_shift_ & 63);
+  size_t at = h >> shift_;
   while (slots_[at] != kEmpty) at = (at + 1) & (slots_.size() - 1);
   slots_[at] = slot;
 }
@@ -25,6 +37,8 @@ void MergeTable::rehash(size_t slots) {
   std::vector<uint64_t> old(slots, kEmpty);
   old.swap(slots_);
   shift_ = 64 - std::countr_zero(slots);
+  filter_.assign(std::max<size_t>(slots * 2 / 64, 1), 0);
+  filter_shift_ = shift_ - 1;
   for (const uint64_t slot : old)
     if (slot != kEmpty) place(slot);
 }
@@ -45,7 +59,14 @@ bool MergeTable::add(int32_t left, int32_t right, int32_t joined) {
 BytePairEncoder::BytePairEncoder(const Vocabulary& vocabulary, MergeTable merges)
     : vocabulary_(vocabulary),
       merges_(std::move(merges)),
-      reach_(std::make_unique<std::atomic<uint8_t>[]>(static_cast<size_t>(vocabulary.size()))) {}
+      byte_ranks_(size_t{256} * 256),
+      reach_(std::make_unique<std::atomic<uint8_t>[]>(static_cast<size_t>(vocabulary.size()))) {
+  for (size_t left = 0; left < 256; ++left)
+    for (size_t right = 0; right < 256; ++right)
+      byte_ranks_[256 * left + right] =
+          merges_.find(vocabulary.byte_token(static_cast<unsigned char>(left)),
+                       vocabulary.byte_token(static_cast<unsigned char>(right)));
+}
 
 void BytePairEncoder::encode(std::string_view piece, Scratch& scratch, std::vector<int32_t>& out) const {
   if (piece.size() == 1) {
@@ -68,24 +89,46 @@ void BytePairEncoder::encode(std::string_view piece, Scratch& scratch, std::vect
 }
 
 void BytePairEncoder::merge_short(std::string_view piece, std::vector<int32_t>& out) const {
+  // A number is rank << 6 | place: the smallest is the pair to merge, the leftmost among equals. Places never
+  // move, an absorbed one keeps kNever, so a merge touches its two neighbours and nothing is shifted.
+  constexpr int32_t kNever = std::numeric_limits<int32_t>::max();
+  static_assert(MergeTable::kMaxMerges < size_t{1} << (31 - kPlaceBits));
+  int32_t numbers[kShortPiece];  // of the pair that the token at this place makes with the next one
   int32_t ids[kShortPiece];
-  uint32_t ranks[kShortPiece];  // ranks[i]: of the pair (ids[i], ids[i + 1])
-  size_t n = piece.size();
-  for (size_t i = 0; i < n; ++i) ids[i] = vocabulary_.byte_token(static_cast<unsigned char>(piece[i]));
-  for (size_t i = 0; i + 1 < n; ++i) ranks[i] = merges_.find(ids[i], ids[i + 1]);
-  while (n > 1) {
-    size_t best = 0;
-    for (size_t i = 1; i + 1 < n; ++i)
-      if (ranks[i] < ranks[best]) best = i;
-    if (ranks[best] == MergeTable::kNone) break;
-    ids[best] = merges_.joined(ranks[best]);
-    std::copy(ids + best + 2, ids + n, ids + best + 1);
-    std::copy(ranks + best + 1, ranks + n - 1, ranks + best);
-    --n;
-    if (best + 1 < n) ranks[best] = merges_.find(ids[best], ids[best + 1]);
-    if (best > 0) ranks[best - 1] = merges_.find(ids[best - 1], ids[best]);
+  uint8_t next[kShortPiece], previous[kShortPiece];
+  const size_t n = piece.size(), rounded = (n + 3) & ~size_t{3};
+  const auto number = [&](uint32_t rank, size_t place) {
+    if (rank == MergeTable::kNone) return kNever;
+    merges_.prefetch_joined(rank);
+    return static_cast<int32_t>(rank << kPlaceBits | place);
+  };
+  for (size_t i = 0; i < n; ++i) {
+    ids[i] = vocabulary_.byte_token(static_cast<unsigned char>(piece[i]));
+    next[i] = static_cast<uint8_t>(i + 1);
+    previous[i] = static_cast<uint8_t>(i - 1);
   }
-  out.insert(out.end(), ids, ids + n);
+  for (size_t i = 0; i + 1 < n; ++i)
+    numbers[i] = number(byte_ranks_[size_t{256} * static_cast<unsigned char>(piece[i]) +
+                                    static_cast<unsigned char>(piece[i + 1])],
+                        i);
+  std::fill(numbers + n - 1, numbers + rounded, kNever);
+  for (int32_t best; (best = smallest(numbers, rounded)) != kNever;) {
+    const size_t place = static_cast<size_t>(best) & (kShortPiece - 1);
+    const size_t absorbed = next[place], after = next[absorbed];
+    ids[place] = merges_.joined(static_cast<uint32_t>(best) >> kPlaceBits);
+    next[place] = static_cast<uint8_t>(after);
+    numbers[absorbed] = kNever;
+    numbers[place] = kNever;
+    // Both searches are under way before either is waited for.
+    const size_t before = previous[place];
+    if (place > 0) merges_.prefetch_likely(ids[before], ids[place]);
+    if (after < n) {
+      previous[after] = static_cast<uint8_t>(place);
+      numbers[place] = number(merges_.find(ids[place], ids[after]), place);
+    }
+    if (place > 0) numbers[before] = number(merges_.find(ids[before], ids[place]), before);
+  }
+  for (size_t i = 0; i < n; i = next[i]) out.push_back(ids[i]);
 }
 
 void BytePairEncoder::merge_long(std::string_view piece, Scratch& scratch, std::vector<int32_t>& out) const {

@@ -27,11 +27,17 @@ struct Tokenizer::Tables {
   template <PreTokenizer kind>
   void encode_pieces(std::string_view text, Encoding& encoding) const {
     const char* const end = text.data() + text.size();
-    for (const char* p = text.data(); p != end;) {
-      const char* const next = next_piece<kind>(p, end);
-      bpe.encode({p, next}, encoding.scratch, encoding.ids);
-      p = next;
+    if (text.empty()) return;
+    const char* begin = text.data();
+    const char* middle = next_piece<kind>(begin, end);
+    while (middle != end) {  // one piece is found ahead, so that its table entry is on its way meanwhile
+      const char* const next = next_piece<kind>(middle, end);
+      bpe.prefetch({middle, next});
+      bpe.encode({begin, middle}, encoding.scratch, encoding.ids);
+      begin = middle;
+      middle = next;
     }
+    bpe.encode({begin, end}, encoding.scratch, encoding.ids);
   }
 
   void encode_words(std::string_view text, Encoding& encoding) const {

@@ -52,6 +52,17 @@ bool append_alphabet_bytes(std::string_view written, std::string& out) {
   return true;
 }
 
+// The reverse, for messages: how the file writes these bytes.
+std::string alphabet_form(std::string_view bytes) {
+  std::string out;
+  for (const char c : bytes) {
+    size_t character = 0;
+    while (kByteOfCharacter[character] != static_cast<unsigned char>(c)) ++character;
+    utf8_append(out, static_cast<char32_t>(character));
+  }
+  return out;
+}
+
 class Loader {
  public:
   Loader(std::string_view text, std::string_view source) : text_(text), source_(source) {}
@@ -63,6 +74,7 @@ class Loader {
   void read_vocab(JsonScanner& scanner);
   void read_merges(JsonScanner& scanner);
   void add_merge(std::string_view left, std::string_view right);
+  void resolve_merges();
   void read_added_tokens(const JsonValue& document);
   void check_model(const JsonValue& document) const;
   void check_normalizer(const JsonValue& document);
@@ -79,8 +91,15 @@ class Loader {
   TokenizerFile file_;
   bool has_vocab_ = false;
   size_t merges_at_ = std::string_view::npos;
-  std::string left_, right_, joined_;  // scratch of add_merge
-  int32_t last_joined_ = -1;
+
+  // The merges as read, until all are: the searches that follow are then many at a time in flight.
+  struct Merge {
+    uint32_t offset;  // of both tokens' bytes, one behind the other, in merge_bytes_
+    uint32_t left_length, length;
+    int32_t left, right, joined;
+  };
+  std::vector<Merge> merges_;
+  std::string merge_bytes_;
 };
 
 // The file without the vocabulary and the merges: a few kilobytes for the JSON adapter, which checks all its
@@ -179,10 +198,12 @@ void Loader::read_vocab(JsonScanner& scanner) {
     if (!scanner.take(',') && scanner.peek() != '}') scanner.fail_here("',' or '}'");
   }
   vocabulary.make_index(writable.size());
-  for (const int32_t id : writable) {
+  for (size_t i = 0; i < writable.size(); ++i) {
+    if (i + 16 < writable.size()) vocabulary.prefetch(vocabulary.bytes(writable[i + 16]));
+    const int32_t id = writable[i];
     if (const int32_t other = vocabulary.index(id); other >= 0)
       fail(Status::invalid_file, source_, ": key 'model.vocab': ids ", other, " and ", id,
-           " are the same token ", qwen::quote(vocabulary.bytes(id)));
+           " are the same token ", qwen::quote(alphabet_form(vocabulary.bytes(id))));
   }
   for (int byte = 0; byte < 256; ++byte) {
     if (vocabulary.byte_token(static_cast<unsigned char>(byte)) < 0)
@@ -192,7 +213,8 @@ void Loader::read_vocab(JsonScanner& scanner) {
 }
 
 void Loader::read_merges(JsonScanner& scanner) {
-  file_.merges.reserve(static_cast<size_t>(file_.vocabulary.size()));
+  merges_.reserve(static_cast<size_t>(file_.vocabulary.size()));
+  merge_bytes_.reserve(merges_.capacity() * 8);
   std::string left, right;
   if (scanner.peek() != '[')
     fail(Status::invalid_file, source_, ": key 'model.merges' must be an array of pairs");
@@ -206,49 +228,84 @@ void Loader::read_merges(JsonScanner& scanner) {
       add_merge(first, second);
     } else {  // the older form: both tokens in one string
       if (scanner.peek() != '"')
-        fail(Status::invalid_file, source_, ": key 'model.merges': merge ", file_.merges.size(),
+        fail(Status::invalid_file, source_, ": key 'model.merges': merge ", merges_.size(),
              " must be a pair [\"a\", \"b\"] or a string \"a b\"");
       const std::string_view both = scanner.string(left);
       const size_t space = both.find(' ');
       if (space == std::string_view::npos || both.find(' ', space + 1) != std::string_view::npos)
-        fail(Status::invalid_file, source_, ": key 'model.merges': merge ", file_.merges.size(), " is ",
+        fail(Status::invalid_file, source_, ": key 'model.merges': merge ", merges_.size(), " is ",
              qwen::quote(both), "; it must be two tokens with one space between them");
       add_merge(both.substr(0, space), both.substr(space + 1));
     }
     if (!scanner.take(',') && scanner.peek() != ']') scanner.fail_here("',' or ']'");
   }
+  resolve_merges();
 }
 
 void Loader::add_merge(std::string_view left, std::string_view right) {
+  Merge merge{static_cast<uint32_t>(merge_bytes_.size()), 0, 0, -1, -1, -1};
+  const auto append = [&](std::string_view written) {
+    if (written.empty() || !append_alphabet_bytes(written, merge_bytes_))
+      fail(Status::invalid_file, source_, ": key 'model.merges': merge ", merges_.size(), " names token ",
+           qwen::quote(written), ", which is not written in the ByteLevel alphabet");
+    return static_cast<uint32_t>(merge_bytes_.size()) - merge.offset;
+  };
+  merge.left_length = append(left);
+  merge.length = append(right);
+  merges_.push_back(merge);
+}
+
+// Bytes -> ids -> table. Each search is a cache miss or two, so those of merges a little ahead are started
+// early.
+void Loader::resolve_merges() {
+  constexpr size_t kAhead = 16;
   const Vocabulary& vocabulary = file_.vocabulary;
-  const auto unknown = [&](std::string_view written) {
-    fail(Status::invalid_file, source_, ": key 'model.merges': merge ", file_.merges.size(), " (",
-         qwen::quote(left), ", ", qwen::quote(right), ") names token ", qwen::quote(written),
-         ", which 'model.vocab' does not have");
+  if (merges_.size() > MergeTable::kMaxMerges)
+    fail(Status::unsupported, source_, ": key 'model.merges' has ", merges_.size(), " merges; at most ",
+         MergeTable::kMaxMerges, " are supported");
+  const auto left_of = [&](const Merge& m) {
+    return std::string_view(merge_bytes_).substr(m.offset, m.left_length);
   };
-  const auto id_of = [&](std::string_view written, std::string& bytes) {
-    bytes.clear();
-    if (!append_alphabet_bytes(written, bytes) || bytes.empty()) unknown(written);
-    const int32_t id = vocabulary.find(bytes);
-    if (id < 0) unknown(written);
-    return id;
+  const auto joined_of = [&](const Merge& m) {
+    return std::string_view(merge_bytes_).substr(m.offset, m.length);
   };
-  const int32_t left_id = id_of(left, left_), right_id = id_of(right, right_);
-  joined_.assign(left_).append(right_);
-  // Trained vocabularies number their tokens in merge order, so the next id is nearly always the one; looking
-  // there first saves a third of the searches.
-  const int32_t next = last_joined_ + 1;
-  const bool hit =
-      next < vocabulary.size() && vocabulary.token(next).indexed && vocabulary.bytes(next) == joined_;
-  const int32_t joined = hit ? next : vocabulary.find(joined_);
-  if (joined < 0) unknown(cat(left, right));
-  last_joined_ = joined;
-  if (file_.merges.size() >= MergeTable::kMaxMerges)
-    fail(Status::unsupported, source_, ": key 'model.merges' has more than ", MergeTable::kMaxMerges,
-         " merges");
-  if (!file_.merges.add(left_id, right_id, joined))
-    fail(Status::invalid_file, source_, ": key 'model.merges': merge ", file_.merges.size(), " (",
-         qwen::quote(left), ", ", qwen::quote(right), ") is there twice");
+  const auto right_of = [&](const Merge& m) { return joined_of(m).substr(m.left_length); };
+  const auto name = [&](size_t i) {
+    return cat(source_, ": key 'model.merges': merge ", i, " (",
+               qwen::quote(alphabet_form(left_of(merges_[i]))), ", ",
+               qwen::quote(alphabet_form(right_of(merges_[i]))), ")");
+  };
+  int32_t guess = 0;
+  for (size_t i = 0; i < merges_.size(); ++i) {
+    if (i + kAhead < merges_.size()) {
+      vocabulary.prefetch(left_of(merges_[i + kAhead]));
+      vocabulary.prefetch(right_of(merges_[i + kAhead]));
+    }
+    Merge& merge = merges_[i];
+    const auto search = [&](std::string_view bytes) {
+      const int32_t id = vocabulary.find(bytes);
+      if (id < 0)
+        fail(Status::invalid_file, name(i), " names token ", qwen::quote(alphabet_form(bytes)),
+             ", which 'model.vocab' does not have");
+      return id;
+    };
+    merge.left = search(left_of(merge));
+    merge.right = search(right_of(merge));
+    // Trained vocabularies number their tokens in merge order, so the joined token nearly always has the next
+    // id.
+    const std::string_view joined = joined_of(merge);
+    const bool next =
+        guess < vocabulary.size() && vocabulary.token(guess).indexed && vocabulary.bytes(guess) == joined;
+    merge.joined = next ? guess : search(joined);
+    guess = merge.joined + 1;
+  }
+  file_.merges.reserve(merges_.size());
+  for (size_t i = 0; i < merges_.size(); ++i) {
+    if (i + kAhead < merges_.size())
+      file_.merges.prefetch(merges_[i + kAhead].left, merges_[i + kAhead].right);
+    if (!file_.merges.add(merges_[i].left, merges_[i].right, merges_[i].joined))
+      fail(Status::invalid_file, name(i), " is there twice");
+  }
 }
 
 std::string Loader::type_of(const JsonValue& object, std::string_view key) const {

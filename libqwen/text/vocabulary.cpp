@@ -21,28 +21,23 @@ uint64_t mix(uint64_t a, uint64_t b) {
 
 }  // namespace
 
-uint64_t Vocabulary::hash(std::string_view bytes) {
+Vocabulary::Key Vocabulary::key_of(std::string_view bytes) {
   constexpr uint64_t k1 = 0x9E3779B97F4A7C15u, k2 = 0xD1B54A32D192ED03u;  // odd, irregular
   const char* p = bytes.data();
   size_t n = bytes.size();
+  const auto byte = [&](size_t i) { return static_cast<uint64_t>(static_cast<unsigned char>(p[i])); };
+  if (n <= 8) {
+    // The bytes, without reading past them: two overlapping halves, or first, middle and last.
+    const uint64_t word = n == 8   ? load(p, 8)
+                          : n >= 4 ? load(p, 4) | load(p + n - 4, 4) << (8 * (n - 4))
+                                   : byte(0) | byte(n / 2) << (8 * (n / 2)) | byte(n - 1) << (8 * (n - 1));
+    return {word, mix(word ^ k1, k2 ^ n)};
+  }
   uint64_t h = k2 ^ n;
-  while (n > 16) {
-    h = mix(load(p, 8) ^ k1, load(p + 8, 8) ^ h);
-    p += 16;
-    n -= 16;
-  }
-  uint64_t a = 0, b = 0;
-  if (n >= 8) {
-    a = load(p, 8);
-    b = load(p + n - 8, 8);
-  } else if (n >= 4) {
-    a = load(p, 4);
-    b = load(p + n - 4, 4);
-  } else if (n > 0) {
-    const auto at = [&](size_t i) { return static_cast<uint64_t>(static_cast<unsigned char>(p[i])); };
-    a = at(0) << 16 | at(n / 2) << 8 | at(n - 1);
-  }
-  return mix(mix(a ^ k1, b ^ h), k1);
+  for (; n > 16; n -= 16, p += 16) h = mix(load(p, 8) ^ k1, load(p + 8, 8) ^ h);
+  h = n >= 8 ? mix(load(p, 8) ^ k1, load(p + n - 8, 8) ^ h) : mix(load(p + n - 8, 8) ^ k1, h);
+  h = mix(h, k1);
+  return {h, h};
 }
 
 void Vocabulary::reserve(size_t tokens, size_t bytes) {
@@ -64,29 +59,35 @@ void Vocabulary::mark_added(int32_t id, bool special) {
 }
 
 void Vocabulary::make_index(size_t tokens) {
-  slots_.assign(std::bit_ceil(std::max<size_t>(tokens, 8) * 2), {});
+  // Between 37 and 75 % full.
+  slots_.assign(std::bit_ceil(std::max<size_t>(tokens, 8) * 4 / 3), {});
   std::fill(std::begin(byte_tokens_), std::end(byte_tokens_), -1);
 }
 
 int32_t Vocabulary::index(int32_t id) {
   const std::string_view text = bytes(id);
-  const uint64_t h = hash(text);
-  if (const int32_t other = find(text, h); other >= 0) return other;
+  const Key key = key_of(text);
+  if (const int32_t other = find(text, key); other >= 0) return other;
   const size_t mask = slots_.size() - 1;
-  size_t at = h & mask;
+  size_t at = key.hash & mask;
   while (slots_[at].id >= 0) at = (at + 1) & mask;
-  slots_[at] = {static_cast<uint32_t>(h >> 32), id};
+  slots_[at] = {key.word, static_cast<uint32_t>(text.size()), id};
   tokens_[static_cast<size_t>(id)].indexed = true;
   longest_ = std::max(longest_, text.size());
   if (text.size() == 1) byte_tokens_[static_cast<unsigned char>(text[0])] = id;
   return -1;
 }
 
-int32_t Vocabulary::find(std::string_view text, uint64_t h) const {
+int32_t Vocabulary::find(std::string_view text) const {
+  return find(text, key_of(text));
+}
+
+int32_t Vocabulary::find(std::string_view text, const Key& key) const {
   const size_t mask = slots_.size() - 1;
-  for (size_t at = h & mask; slots_[at].id >= 0; at = (at + 1) & mask) {
-    if (slots_[at].tag == static_cast<uint32_t>(h >> 32) && bytes(slots_[at].id) == text)
-      return slots_[at].id;
+  for (size_t at = key.hash & mask; slots_[at].id >= 0; at = (at + 1) & mask) {
+    const Slot& slot = slots_[at];
+    if (slot.word == key.word && slot.length == text.size() && (text.size() <= 8 || bytes(slot.id) == text))
+      return slot.id;
   }
   return -1;
 }

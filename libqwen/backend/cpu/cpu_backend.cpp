@@ -19,10 +19,6 @@ float* row(const Rows& x, int64_t index) {
   return static_cast<float*>(x.data) + index * x.width;
 }
 
-const CpuWeight& own(const Weight& weight) {
-  return static_cast<const CpuWeight&>(weight);
-}
-
 static_assert(kBlock == kCacheBlock);
 
 // Below this many floats an element-wise loop is over before a second thread has joined.
@@ -113,58 +109,6 @@ void CpuBackend::rms_norm(Rows x, const Weight& weight, float eps, Rows out) {
   const float* const scale = own(weight).floats();
   for_rows(x.rows, x.width, [&](int64_t first, int64_t last) {
     for (int64_t r = first; r < last; ++r) kernels_.rms_norm(row(x, r), scale, eps, x.width, row(out, r));
-  });
-}
-
-void CpuBackend::linear(Rows x, std::span<const Projection> projections) {
-  if (x.rows == 0) return;
-  // Few rows read the weights as they are; for more, a panel of weight rows is widened once into the thread's
-  // scratch and serves all rows. Both give the same bits: widening is exact and the kernels sum in one order.
-  constexpr int64_t kFewRows = 4;
-  constexpr int64_t kPanelBytes = 256 << 10;  // a panel stays in half of a small L2
-  const bool widen = x.rows > kFewRows;
-
-  int64_t outputs = 0;
-  for (const Projection& p : projections) {
-    const CpuWeight& weight = own(*p.weight);
-    if (weight.width != x.width || weight.outputs != p.out.width || p.out.rows != x.rows) {
-      fail(Status::internal, "linear: weight [", weight.outputs, ", ", weight.width, "], x [", x.rows, ", ",
-           x.width, "], out [", p.out.rows, ", ", p.out.width, "]");
-    }
-    counted(Op::linear, weight.format);
-    outputs += weight.outputs;
-  }
-  // Panels of a multiple of 8 outputs, small enough that every thread gets several.
-  const int64_t by_cache = kPanelBytes / (std::max<int64_t>(1, x.width) * int64_t{sizeof(float)});
-  const int64_t by_threads = outputs / (4 * pool_.threads());
-  const int64_t panel = std::max<int64_t>(8, std::min(by_cache, by_threads) / 8 * 8);
-  if (widen) scratch(panel * x.width);
-
-  int64_t items = 0;
-  for (const Projection& p : projections) items += (p.out.width + panel - 1) / panel;
-  pool_.for_each(items, [&](int64_t item, int worker) {
-    const Projection* p = projections.data();
-    for (int64_t panels; item >= (panels = (p->out.width + panel - 1) / panel); ++p) item -= panels;
-    const CpuWeight& weight = own(*p->weight);
-    const int64_t first = item * panel;
-    LinearTask task = {.x = row(x, 0),
-                       .x_stride = x.width,
-                       .rows = x.rows,
-                       .weight = weight.data + first * weight.row_bytes(),
-                       .outputs = std::min(panel, p->out.width - first),
-                       .k = x.width,
-                       .bias = p->bias != nullptr ? own(*p->bias).floats() + first : nullptr,
-                       .out = row(p->out, 0) + first,
-                       .out_stride = p->out.width,
-                       .accumulate = p->accumulate};
-    Format format = weight.format;
-    if (widen && format != Format::f32) {
-      float* const panel_floats = worker_scratch(worker);
-      kernels_.widen[static_cast<int>(format)](task.weight, task.outputs * task.k, panel_floats);
-      task.weight = reinterpret_cast<const std::byte*>(panel_floats);
-      format = Format::f32;
-    }
-    kernels_.linear[static_cast<int>(format)](task);
   });
 }
 

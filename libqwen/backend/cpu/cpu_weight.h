@@ -18,7 +18,8 @@ class CpuWeight final : public Weight {
   int64_t width = 0;                // columns of a matrix; 1 for a vector
   const std::byte* data = nullptr;  // the tensor's own bytes (any alignment) or the copy
 
-  int64_t row_bytes() const { return width * (format == Format::f32 ? 4 : 2); }
+  int64_t element_bytes() const { return format == Format::f32 ? 4 : 2; }
+  int64_t row_bytes() const { return width * element_bytes(); }
   const float* floats() const {
     return reinterpret_cast<const float*>(data);
   }  // of a vector: always an aligned copy
@@ -26,5 +27,10 @@ class CpuWeight final : public Weight {
  private:
   Buffer copy_;
 };
+
+// A model's weights come from this backend's load().
+inline const CpuWeight& own(const Weight& weight) {
+  return static_cast<const CpuWeight&>(weight);
+}
 
 }  // namespace qwen::cpu

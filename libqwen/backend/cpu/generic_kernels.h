@@ -18,6 +18,7 @@ namespace {
 constexpr int64_t element_bytes(Format format) {
   return format == Format::f32 ? 4 : 2;
 }
+constexpr int kFewRows = 4;  // tiles of so few rows wait for memory, larger ones for the multipliers
 constexpr int64_t at_least(int64_t a, int64_t b) {
   return a > b ? a : b;
 }
@@ -45,18 +46,20 @@ inline typename S::V exp(typename S::V x) {
 
 // ---- linear ----
 
-// Rows [0, M) x outputs [0, N) of the task at (x, weight, out).
+// Rows [row, row + M) x outputs [output, output + N) of the task.
 template <class S, Format F, int M, int N>
-inline void linear_tile(const LinearTask& task, const float* x, const std::byte* weight, const float* bias,
-                        float* out) {
+inline void linear_tile(const LinearTask& task, int64_t row, int64_t output) {
   using V = typename S::V;
-  const int64_t k = task.k, stride = k * element_bytes(F);
-  V sums[M][N];
-#pragma GCC unroll 8
-  for (int m = 0; m < M; ++m) {
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) sums[m][n] = S::zero();
-  }
+  const int64_t k = task.k, stride = task.weight_stride * element_bytes(F);
+  const float* const x = task.x + row * task.x_stride;
+  const std::byte* const weight = task.weight + output * stride;
+  const auto partial = [&](int i) __attribute__((always_inline)) {
+    return task.partial + ((row + i / N) * task.outputs + output + i % N) * kMaxLanes;
+  };
+  V sums[M * N];
+#pragma GCC unroll 32
+  for (int i = 0; i < M * N; ++i) sums[i] = task.resume ? S::load(partial(i)) : S::zero();
+
   // The smaller side of the tile is held in registers while the other streams through one.
   const auto step = [&](auto load_x, auto load_weight) __attribute__((always_inline)) {
     if constexpr (M <= N) {
@@ -67,7 +70,7 @@ inline void linear_tile(const LinearTask& task, const float* x, const std::byte*
       for (int n = 0; n < N; ++n) {
         const V w = load_weight(n);
 #pragma GCC unroll 8
-        for (int m = 0; m < M; ++m) sums[m][n] = S::fma(held[m], w, sums[m][n]);
+        for (int m = 0; m < M; ++m) sums[m * N + n] = S::fma(held[m], w, sums[m * N + n]);
       }
     } else {
       V held[N];
@@ -75,9 +78,9 @@ inline void linear_tile(const LinearTask& task, const float* x, const std::byte*
       for (int n = 0; n < N; ++n) held[n] = load_weight(n);
 #pragma GCC unroll 8
       for (int m = 0; m < M; ++m) {
-        const V row = load_x(m);
+        const V value = load_x(m);
 #pragma GCC unroll 8
-        for (int n = 0; n < N; ++n) sums[m][n] = S::fma(row, held[n], sums[m][n]);
+        for (int n = 0; n < N; ++n) sums[m * N + n] = S::fma(value, held[n], sums[m * N + n]);
       }
     }
   };
@@ -86,7 +89,10 @@ inline void linear_tile(const LinearTask& task, const float* x, const std::byte*
     step(
         [&](int m) __attribute__((always_inline)) { return S::load(x + m * task.x_stride + i); },
         [&](int n) __attribute__((always_inline)) {
-          return S::template widen<F>(weight + n * stride + i * element_bytes(F));
+          const std::byte* const w = weight + n * stride + i * element_bytes(F);
+          // Few rows wait for memory: a weight row is too short a stream for the hardware's prefetcher.
+          if constexpr (M <= kFewRows) __builtin_prefetch(w + N * stride);
+          return S::template widen<F>(w);
         });
   }
   if (i < k) {
@@ -98,14 +104,24 @@ inline void linear_tile(const LinearTask& task, const float* x, const std::byte*
           return S::template widen_partial<F>(weight + n * stride + i * element_bytes(F), rest);
         });
   }
-#pragma GCC unroll 8
+
+  if (task.suspend) {
+#pragma GCC unroll 32
+    for (int j = 0; j < M * N; ++j) S::store(partial(j), sums[j]);
+    return;
+  }
+  float values[M * N];
+#pragma GCC unroll 32
+  for (int j = 0; j < M * N; ++j) {
+    if (j % 4 == 0 && j + 4 <= M * N) S::sum4(sums + j, values + j);
+    if (j >= M * N / 4 * 4) values[j] = S::sum(sums[j]);
+  }
   for (int m = 0; m < M; ++m) {
-#pragma GCC unroll 8
+    float* const out = task.out + (row + m) * task.out_stride + output;
     for (int n = 0; n < N; ++n) {
-      float value = S::sum(sums[m][n]);
-      if (bias != nullptr) value += bias[n];
-      float& target = out[m * task.out_stride + n];
-      target = task.accumulate ? target + value : value;
+      float value = values[m * N + n];
+      if (task.bias != nullptr) value += task.bias[output + n];
+      out[n] = task.accumulate ? out[n] + value : value;
     }
   }
 }
@@ -114,19 +130,10 @@ inline void linear_tile(const LinearTask& task, const float* x, const std::byte*
 template <class S, Format F, int M>
 inline void linear_rows(const LinearTask& task, int64_t row) {
   constexpr int N = S::tile_outputs(M);
-  const int64_t stride = task.k * element_bytes(F);
   for (; row + M <= task.rows; row += M) {
-    const float* const x = task.x + row * task.x_stride;
-    float* const out = task.out + row * task.out_stride;
     int64_t n = 0;
-    for (; n + N <= task.outputs; n += N) {
-      linear_tile<S, F, M, N>(task, x, task.weight + n * stride, task.bias ? task.bias + n : nullptr,
-                              out + n);
-    }
-    for (; n < task.outputs; ++n) {
-      linear_tile<S, F, M, 1>(task, x, task.weight + n * stride, task.bias ? task.bias + n : nullptr,
-                              out + n);
-    }
+    for (; n + N <= task.outputs; n += N) linear_tile<S, F, M, N>(task, row, n);
+    for (; n < task.outputs; ++n) linear_tile<S, F, M, 1>(task, row, n);
   }
   if constexpr (M > 1) {
     if (row < task.rows) linear_rows<S, F, (M > 4 ? 4 : M / 2)>(task, row);
@@ -302,6 +309,10 @@ inline void weigh_values(const AttentionTask& task, int64_t index, int64_t end, 
   }
 }
 
+inline void prefetch(const std::byte* data, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(data + i);
+}
+
 template <class S, Format F>
 void attention(const AttentionTask& task) {
   const int64_t queries = task.rows * task.query_heads, width = padded_head_dim(task.head_dim);
@@ -321,6 +332,11 @@ void attention(const AttentionTask& task) {
     if (begin >= end) continue;
     const std::byte* const keys = task.keys + task.block_table[block] * task.key_block_bytes;
     const std::byte* const values = task.values + task.block_table[block] * task.value_block_bytes;
+    if (block < last_position / kBlock) {
+      const int64_t next = task.block_table[block + 1];
+      prefetch(task.keys + next * task.key_block_bytes, task.head_dim * kBlock * element_bytes(F));
+      prefetch(task.values + next * task.value_block_bytes, width * kBlock * element_bytes(F));
+    }
 
     scores<S, F, S::kScoreTile>(task, begin * task.query_heads, end * task.query_heads, keys);
     for (int64_t row = begin; row < end; ++row) {
@@ -430,6 +446,7 @@ void rope(float* x, int64_t heads, int64_t head_dim, const float* cosines, const
 template <class S>
 constexpr Kernels vector_kernels() {
   return {
+      .k_slice = 1024,  // 6 rows of x take 24 KiB of the 32 or 48 KiB of L1
       .linear = {linear<S, Format::f32>, linear<S, Format::f16>, linear<S, Format::bf16>},
       .attention = {attention<S, Format::f32>, nullptr, attention<S, Format::bf16>},
       .widen = {widen<S, Format::f32>, widen<S, Format::f16>, widen<S, Format::bf16>},

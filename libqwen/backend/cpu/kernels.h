@@ -24,18 +24,27 @@ inline constexpr int kFormats = 3;
 static constexpr int64_t kBlock = 32;
 
 // out[r][n] = x[r] · weight[n] (+ bias[n]), or out[r][n] += that.
+//
+// A long k may be taken in slices (x, weight and k then describe one slice): all but the last suspend,
+// leaving their vector sums in `partial`, and all but the first resume from there, so the order of summation
+// is that of one pass.
 struct LinearTask {
   const float* x = nullptr;  // [rows, k]
   int64_t x_stride = 0;      // in elements
   int64_t rows = 0;
-  const std::byte* weight = nullptr;  // [outputs, k] dense, any alignment
+  const std::byte* weight = nullptr;  // [outputs, k], any alignment
+  int64_t weight_stride = 0;          // in elements
   int64_t outputs = 0;
   int64_t k = 0;
   const float* bias = nullptr;  // [outputs]
   float* out = nullptr;         // [rows, outputs]
   int64_t out_stride = 0;
   bool accumulate = false;
+  bool resume = false;
+  bool suspend = false;
+  float* partial = nullptr;  // [rows, outputs, kMaxLanes], 64-byte aligned; used by slices only
 };
+static constexpr int64_t kMaxLanes = 16;  // of a vector of any level
 
 // The cache keeps keys and values in blocks of kBlock positions per key/value head: keys transposed,
 // [head_dim][kBlock], so that one vector holds a dimension of several keys and scores need no horizontal
@@ -70,6 +79,7 @@ static constexpr int64_t attention_scratch(int64_t rows, int64_t query_heads, in
 }
 
 struct Kernels {
+  int64_t k_slice;  // at which many rows profit from slicing k, a multiple of kMaxLanes; 0: this level cannot
   void (*linear[kFormats])(const LinearTask& task);        // by the weight's format
   void (*attention[kFormats])(const AttentionTask& task);  // by the cache's format; f16 is absent
   void (*widen[kFormats])(const std::byte* from, int64_t n, float* to);

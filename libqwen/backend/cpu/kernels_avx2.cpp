@@ -79,6 +79,18 @@ struct Avx2 {
     four = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(four, _mm_shuffle_ps(four, four, 1)));
   }
+  // sum() of four vectors, with the same additions in each.
+  static void sum4(const V* v, float* sums) {
+    const auto fold = [](V a, V b) {  // the halves of a and b added: [a, b], 4 lanes each
+      return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+    };
+    const V ab = fold(v[0], v[1]), cd = fold(v[2], v[3]);
+    // In each half, lanes (0 + 2, 1 + 3) of both: [a a c c], [b b d d].
+    const V two = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+    const V one = _mm256_add_ps(two, _mm256_movehdup_ps(two));  // a . c . | b . d .
+    const __m128 ac = _mm256_castps256_ps128(one), bd = _mm256_extractf128_ps(one, 1);
+    _mm_storeu_ps(sums, _mm_unpacklo_ps(_mm_shuffle_ps(ac, ac, 0x08), _mm_shuffle_ps(bd, bd, 0x08)));
+  }
   static float largest(V v) {
     __m128 four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     four = _mm_max_ps(four, _mm_movehl_ps(four, four));

@@ -80,6 +80,18 @@ struct Avx512 {
     four = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(four, _mm_shuffle_ps(four, four, 1)));
   }
+  // sum() of four vectors, with the same additions in each.
+  static void sum4(const V* v, float* sums) {
+    const auto fold = [](V a, V b) {  // the halves of a and b added: [a, b], 8 lanes each
+      return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    };
+    const V ab = fold(v[0], v[1]), cd = fold(v[2], v[3]);
+    V four = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+    four = _mm512_add_ps(four, _mm512_permute_ps(four, 0x0e));
+    four = _mm512_add_ps(four, _mm512_permute_ps(four, 0x01));
+    const __m512i firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    _mm_storeu_ps(sums, _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, four)));
+  }
   static float largest(V v) {
     const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(v), upper(v));
     __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));

@@ -8,6 +8,7 @@ namespace qwen::cpu {
 const Kernels& portable_kernels() {
   namespace naive = reference;
   static constexpr Kernels table = {
+      .k_slice = 0,
       .linear = {naive::linear<float, Format::f32>, naive::linear<float, Format::f16>,
                  naive::linear<float, Format::bf16>},
       .attention = {naive::attention<float, Format::f32>, nullptr, naive::attention<float, Format::bf16>},

@@ -84,7 +84,7 @@ template <class Real, Format F>
 inline void linear(const LinearTask& task) {
   constexpr int64_t kElementBytes = F == Format::f32 ? 4 : 2;
   for (int64_t n = 0; n < task.outputs; ++n) {
-    const std::byte* weight = task.weight + n * task.k * kElementBytes;
+    const std::byte* weight = task.weight + n * task.weight_stride * kElementBytes;
     for (int64_t r = 0; r < task.rows; ++r) {
       const float* x = task.x + r * task.x_stride;
       Real value = sum<Real>(task.k, [&](int64_t i) { return Real{x[i]} * Real{element<F>(weight, i)}; });

@@ -1,0 +1,92 @@
+// CpuBackend::linear: cutting matrix products into items that fit the caches.
+#include <algorithm>
+
+#include "backend/cpu/cpu_backend.h"
+#include "base/error.h"
+
+namespace qwen::cpu {
+namespace {
+
+// Up to here the weights are read as they are. With more rows a panel of them is first widened into the
+// thread's scratch, where it is aligned, dense and serves all rows. Both give the same bits: widening is
+// exact and the kernels sum in one order.
+constexpr int64_t kFewRows = 16;
+// 32 outputs x 1024 floats of a panel take 128 KiB, as many rows of x 384 KiB, their partial sums 192 KiB:
+// together they stay in an L2 of 1 MiB.
+constexpr int64_t kPanelFloats = 32 << 10;
+constexpr int64_t kPanelOutputs = 64;
+constexpr int64_t kRowsPerItem = 96;
+
+int64_t pieces(int64_t count, int64_t size) {
+  return (count + size - 1) / size;
+}
+
+}  // namespace
+
+void CpuBackend::linear(Rows x, std::span<const Projection> projections) {
+  if (x.rows == 0) return;
+  int64_t outputs = 0;
+  for (const Projection& p : projections) {
+    const CpuWeight& weight = own(*p.weight);
+    if (weight.width != x.width || weight.outputs != p.out.width || p.out.rows != x.rows) {
+      fail(Status::internal, "linear: weight [", weight.outputs, ", ", weight.width, "], x [", x.rows, ", ",
+           x.width, "], out [", p.out.rows, ", ", p.out.width, "]");
+    }
+    counted(Op::linear, weight.format);
+    outputs += weight.outputs;
+  }
+
+  const bool few = x.rows <= kFewRows;
+  const int64_t slice = few || kernels_.k_slice == 0 ? x.width : std::min(x.width, kernels_.k_slice);
+  // Panels of a multiple of 8 outputs, small enough that every thread gets several.
+  const int64_t by_cache = std::min(kPanelOutputs, kPanelFloats / std::max<int64_t>(1, slice));
+  const int64_t by_threads = outputs / (4 * pool_.threads());
+  const int64_t panel = std::max<int64_t>(8, std::min(by_cache, by_threads) / 8 * 8);
+  const int64_t rows_per_item = few ? x.rows : std::min(x.rows, kRowsPerItem);
+  const int64_t row_items = pieces(x.rows, rows_per_item);
+  const int64_t panel_floats = (panel * slice + kMaxLanes - 1) / kMaxLanes * kMaxLanes;
+  if (!few) scratch(panel_floats + (slice < x.width ? panel * rows_per_item * kMaxLanes : 0));
+
+  int64_t items = 0;
+  for (const Projection& p : projections) items += pieces(p.out.width, panel) * row_items;
+  pool_.for_each(items, [&](int64_t item, int worker) {
+    const Projection* p = projections.data();
+    for (int64_t own_items; item >= (own_items = pieces(p->out.width, panel) * row_items); ++p)
+      item -= own_items;
+    const CpuWeight& weight = own(*p->weight);
+    const int64_t output = item / row_items * panel, row = item % row_items * rows_per_item;
+    LinearTask task = {.x = static_cast<const float*>(x.data) + row * x.width,
+                       .x_stride = x.width,
+                       .rows = std::min(rows_per_item, x.rows - row),
+                       .weight = weight.data + output * weight.row_bytes(),
+                       .weight_stride = x.width,
+                       .outputs = std::min(panel, p->out.width - output),
+                       .k = x.width,
+                       .bias = p->bias != nullptr ? own(*p->bias).floats() + output : nullptr,
+                       .out = static_cast<float*>(p->out.data) + row * p->out.width + output,
+                       .out_stride = p->out.width,
+                       .accumulate = p->accumulate};
+    if (few) {
+      kernels_.linear[static_cast<int>(weight.format)](task);
+      return;
+    }
+    float* const floats = worker_scratch(worker);
+    const std::byte* const source = task.weight;
+    const float* const first_x = task.x;
+    task.weight = reinterpret_cast<const std::byte*>(floats);
+    task.partial = floats + panel_floats;
+    for (int64_t begin = 0; begin < x.width; begin += slice) {
+      task.k = task.weight_stride = std::min(slice, x.width - begin);
+      for (int64_t n = 0; n < task.outputs; ++n) {
+        kernels_.widen[static_cast<int>(weight.format)](
+            source + n * weight.row_bytes() + begin * weight.element_bytes(), task.k, floats + n * task.k);
+      }
+      task.x = first_x + begin;
+      task.resume = begin > 0;
+      task.suspend = begin + task.k < x.width;
+      kernels_.linear[static_cast<int>(Format::f32)](task);
+    }
+  });
+}
+
+}  // namespace qwen::cpu

@@ -1,0 +1,234 @@
+"""The engine's promises, asked through the C interface itself: requests share steps without changing each other, the queue
+wakes an event loop, destroy and fork end well."""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwen_ffi._loader import check, library
+
+DENSE = Path(__file__).resolve().parent.parent / "parity" / "data" / "qwen3_tied"
+SLIDING = DENSE.parent / "qwen2_sliding"
+VOCABULARY = 456  # base tokens of the tiny tokenizer: all of them may stand in a prompt
+
+
+def call(name: str, *arguments: Any) -> None:
+    loaded = library()
+    error = loaded.ffi.new("qwen_error **")
+    check(getattr(loaded.lib, name)(*arguments, error), error)
+
+
+def options(**values: Any) -> Any:
+    loaded = library()
+    box = loaded.ffi.new("qwen_options **")
+    call("qwen_options_new", box)
+    for key, value in values.items():
+        kind = {int: "i64", float: "f64", str: "str"}[type(value)]
+        raw = (value.encode(), len(value)) if kind == "str" else (value,)
+        call(f"qwen_options_set_{kind}", box[0], key.encode(), *raw)
+    return loaded.ffi.gc(box[0], loaded.lib.qwen_options_free)
+
+
+@contextmanager
+def engine(folder: Path = DENSE, **values: Any) -> Iterator[Any]:
+    loaded = library()
+    box = loaded.ffi.new("qwen_engine **")
+    call("qwen_create", os.fsencode(folder), options(**values), box)
+    try:
+        yield box[0]
+    finally:
+        loaded.lib.qwen_destroy(box[0])
+
+
+def new_queue() -> Any:
+    loaded = library()
+    box = loaded.ffi.new("qwen_queue **")
+    call("qwen_queue_new", box)
+    return loaded.ffi.gc(box[0], loaded.lib.qwen_queue_free)
+
+
+def submit(target: Any, ids: list[int], queue: Any, tag: int, **values: Any) -> Any:
+    loaded = library()
+    prompt = loaded.ffi.new("qwen_prompt **")
+    call("qwen_prompt_new", prompt)
+    call("qwen_prompt_add_tokens", prompt[0], ids, len(ids))
+    request = loaded.ffi.new("qwen_request **")
+    try:
+        call("qwen_submit", target, prompt[0], options(**values), queue, tag, request)
+    finally:
+        loaded.lib.qwen_prompt_free(prompt[0])
+    return loaded.ffi.gc(request[0], loaded.lib.qwen_request_free)
+
+
+def events(queue: Any, timeout_ms: int = 20_000) -> list[dict[str, Any]]:
+    loaded = library()
+    count = loaded.ffi.new("size_t *")
+    call("qwen_queue_next", queue, timeout_ms, count)
+    batch = []
+    for index in range(count[0]):
+        event = loaded.ffi.new("qwen_event *", {"struct_size": loaded.ffi.sizeof("qwen_event")})
+        call("qwen_queue_event", queue, index, event)
+        ids = [event.token_ids[i] for i in range(event.token_count)]
+        logprobs = [event.logprobs[i] for i in range(event.token_count)] if event.logprobs else []
+        batch.append({"type": event.type, "tag": event.tag, "ids": ids, "logprobs": logprobs, "status": event.status})
+    return batch
+
+
+def drain(queue: Any, requests: int) -> dict[int, dict[str, Any]]:
+    """Every request's tokens and logprobs, by tag, until all are done."""
+    lib = library().lib
+    answers: dict[int, dict[str, Any]] = {}
+    done = 0
+    while done < requests:
+        for event in events(queue):
+            answer = answers.setdefault(event["tag"], {"ids": [], "logprobs": [], "status": None})
+            answer["ids"] += event["ids"]
+            answer["logprobs"] += event["logprobs"]
+            if event["type"] == lib.QWEN_EVENT_DONE:
+                answer["status"] = event["status"]
+                done += 1
+    return answers
+
+
+def stats(target: Any) -> Any:
+    loaded = library()
+    filled = loaded.ffi.new("qwen_engine_stats *", {"struct_size": loaded.ffi.sizeof("qwen_engine_stats")})
+    call("qwen_engine_stats_get", target, filled)
+    return filled
+
+
+def make_requests(count: int, seed: int) -> list[tuple[list[int], dict[str, Any]]]:
+    chance = random.Random(seed)
+    made = []
+    for index in range(count):
+        prompt = [chance.randrange(VOCABULARY) for _ in range(chance.choice([1, 7, 33, 100, 150]))]
+        parameters = {"max_tokens": chance.choice([1, 5, 24]), "temperature": chance.choice([0.0, 0.8]), "seed": index}
+        made.append((prompt, {**parameters, "logprobs": 1, "ignore_eos": 1}))
+    return made
+
+
+def run_all(target: Any, requests: list[tuple[list[int], dict[str, Any]]], together: bool) -> list[dict[str, Any]]:
+    queue = new_queue()
+    answers: dict[int, dict[str, Any]] = {}
+    alive = []
+    for tag, (prompt, parameters) in enumerate(requests):
+        alive.append(submit(target, prompt, queue, tag, **parameters))
+        if not together:
+            answers |= drain(queue, 1)
+    if together:
+        answers = drain(queue, len(requests))
+    assert all(answer["status"] == library().lib.QWEN_OK for answer in answers.values())
+    return [answers[tag] for tag in range(len(requests))]
+
+
+@pytest.mark.parametrize("folder", [DENSE, SLIDING], ids=lambda folder: folder.name)
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_tokens_and_logprobs_do_not_depend_on_load_chunks_threads_or_a_full_cache(folder: Path, dtype: str) -> None:
+    requests = make_requests(12, seed=3)
+    with engine(folder, dtype=dtype, threads=1) as alone:
+        expected = run_all(alone, requests, together=False)
+    layouts = [
+        {"threads": 2, "max_batch_tokens": 512},
+        {"threads": 3, "max_batch_tokens": 17},
+        {"threads": 1, "max_batch_tokens": 1},
+        {"threads": 2, "max_batch_tokens": 64, "max_running": 3},
+    ]
+    for layout in layouts:
+        with engine(folder, dtype=dtype, **layout) as busy:
+            assert run_all(busy, requests, together=True) == expected, layout
+    with engine(folder, dtype=dtype) as probe:
+        block_bytes = stats(probe).cache_bytes * (2 if folder == SLIDING else 1) // stats(probe).cache_blocks_total
+    with engine(folder, dtype=dtype, kv_cache_bytes=8 * block_bytes) as tight:  # requests preempt each other
+        assert run_all(tight, requests, together=True) == expected
+        assert stats(tight).cache_blocks_used == 0
+
+
+def test_requests_share_steps() -> None:
+    with engine(threads=1) as target:
+        queue = new_queue()
+        alive = [submit(target, [1, 2, 3], queue, tag, max_tokens=50, ignore_eos=1) for tag in range(8)]
+        drain(queue, len(alive))
+        assert stats(target).steps < 8 * 50 / 2  # alone they would take 8 x 50
+        assert stats(target).generated_tokens == 8 * 50
+        assert stats(target).finished == 8
+
+
+def test_one_file_descriptor_wakes_for_all_requests() -> None:
+    with engine(threads=1) as target:
+        queue = new_queue()
+        descriptor = library().lib.qwen_queue_fd(queue)
+        assert not select.select([descriptor], [], [], 0)[0]
+        alive = [submit(target, [tag + 1], queue, tag, max_tokens=3, ignore_eos=1) for tag in range(20)]
+        done = set()
+        while len(done) < len(alive):
+            assert select.select([descriptor], [], [], 20)[0]
+            done |= {event["tag"] for event in events(queue, 0) if event["type"] == library().lib.QWEN_EVENT_DONE}
+        assert not select.select([descriptor], [], [], 0)[0]
+
+
+def test_a_cancelled_request_ends_and_the_others_go_on() -> None:
+    lib = library().lib
+    with engine(threads=1) as target:
+        queue = new_queue()
+        doomed = submit(target, [1, 2], queue, 1, ignore_eos=1, max_tokens=800)
+        other = submit(target, [1, 2], queue, 2, ignore_eos=1, max_tokens=60)
+        lib.qwen_request_cancel(doomed)
+        lib.qwen_request_cancel(doomed)
+        answers = drain(queue, 2)
+        assert answers[1]["status"] == lib.QWEN_ERR_CANCELLED
+        assert len(answers[1]["ids"]) < 800
+        assert answers[2]["status"] == lib.QWEN_OK
+        assert len(answers[2]["ids"]) == 60
+        del other
+
+
+def test_destroy_ends_requests_in_flight() -> None:
+    lib = library().lib
+    queue = new_queue()
+    with engine(threads=1) as target:
+        alive = [submit(target, [1], queue, tag, ignore_eos=1, max_tokens=800) for tag in range(4)]
+    answers = drain(queue, 4)
+    assert {answer["status"] for answer in answers.values()} == {lib.QWEN_ERR_CLOSED}
+    del alive
+
+
+def test_a_full_waiting_list_is_an_error_that_says_so() -> None:
+    with engine(threads=1, max_running=1, max_waiting=1) as target:
+        queue = new_queue()
+        alive = []
+        with pytest.raises(RuntimeError, match="max_waiting is 1"):
+            for tag in range(50):
+                alive.append(submit(target, [1], queue, tag, ignore_eos=1, max_tokens=800))
+
+
+def test_a_forked_child_gets_an_error_and_the_parent_goes_on() -> None:
+    program = f"""
+import os, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import test_engine as t
+from qwen_ffi import errors
+with t.engine(threads=2) as target:
+    queue = t.new_queue()
+    child = os.fork()
+    if child == 0:
+        try:
+            t.submit(target, [1], queue, 0, max_tokens=1)
+        except errors.QwenForkedError as error:
+            t.library().lib.qwen_destroy(target)
+            os._exit(7 if "child" in str(error) else 8)
+        os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    alive = t.submit(target, [1], queue, 0, max_tokens=2, ignore_eos=1)
+    assert len(t.drain(queue, 1)[0]["ids"]) == 2
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
