@@ -10,7 +10,7 @@ from typing import Any
 from ._blocking import run_interruptibly
 from ._handle import Handle
 from ._loader import check, library
-from ._options import OptionSet
+from ._options import OptionScope, OptionSet
 from .errors import QwenValueError
 from .results import EngineStats, ModelInfo
 
@@ -35,7 +35,8 @@ class Engine:
         interrupted: list[bool] = []
         failures: list[BaseException] = []
         report: Callable[[float], object] | None = values.get("progress")
-        options = OptionSet({key: value for key, value in values.items() if key != "progress"})
+        given = {key: value for key, value in values.items() if key != "progress"}
+        options = OptionSet(given, OptionScope.ENGINE)
 
         def progress(fraction: float, user: Any) -> int:
             try:

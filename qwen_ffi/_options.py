@@ -82,8 +82,8 @@ def options() -> tuple[OptionInfo, ...]:
 
 
 @lru_cache(maxsize=1)
-def _types() -> dict[str, int]:
-    return {row.key: int(row.type) for row in options()}
+def _table() -> dict[str, OptionInfo]:
+    return {row.key: row for row in options()}
 
 
 def utf8(text: str | bytes) -> bytes:
@@ -94,7 +94,7 @@ def utf8(text: str | bytes) -> bytes:
 class OptionSet:
     """A `qwen_options`, with what its pointers refer to kept alive. Used by one call, then dropped."""
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+    def __init__(self, values: Mapping[str, Any], scope: OptionScope) -> None:
         """Sets every value that is not None. Raises QwenValueError with the library's message, TypeError for a Python
         type that fits no option."""
         loaded = library()
@@ -106,7 +106,12 @@ class OptionSet:
         self._kept: list[Any] = []
         for key, value in values.items():
             if value is not None:
-                self._set(key, value)
+                row = _table().get(key)
+                # The library takes both kinds in one object, and would leave the other kind unused without a word.
+                if row is not None and row.scope != scope:
+                    place = "a session, when it is opened" if row.scope == OptionScope.ENGINE else "a request"
+                    raise QwenValueError(f"option '{key}' belongs to {place}")
+                self._set(key, value, row.type if row is not None else 0)
 
     def set_callback(self, key: str, signature: str, function: Callable[..., int]) -> None:
         """The function is kept alive with this object; it must not raise."""
@@ -119,18 +124,20 @@ class OptionSet:
             self._error,
         )
 
-    def _set(self, key: str, value: Any) -> None:
+    def _set(self, key: str, value: Any, wanted: int) -> None:
         ffi, lib, error = self._ffi, self._lib, self._error
         name = utf8(key)
         if b"\0" in name:
             raise QwenValueError(f"unknown option {key!r}")
         # The table's type rules where the Python type can stand for several; otherwise the value is sent as what it
         # is, and the library says what it wanted.
+        if hasattr(value, "tolist"):  # numpy's scalars and arrays
+            value = value.tolist()
         if hasattr(value, "__index__"):
             number = index(value)
             if not -(2**63) <= number < 2**63:
                 raise QwenValueError(f"option '{key}' is {number}, which is beyond 64 bits")
-            if _types().get(key) == OptionType.F64:
+            if wanted == OptionType.F64:
                 status = lib.qwen_options_set_f64(self.pointer, name, float(number), error)
             else:
                 status = lib.qwen_options_set_i64(self.pointer, name, number, error)
@@ -144,7 +151,7 @@ class OptionSet:
             biases = ffi.new("float[]", [float(bias) for bias in value.values()])
             status = lib.qwen_options_set_bias(self.pointer, name, ids, biases, len(value), error)
         elif isinstance(value, Sequence) and (
-            all(isinstance(item, str | bytes) for item in value) if value else _types().get(key) == OptionType.STR_ARRAY
+            all(isinstance(item, str | bytes) for item in value) if value else wanted == OptionType.STR_ARRAY
         ):
             texts = [utf8(item) for item in value]
             buffers = [ffi.new("char[]", text) for text in texts]

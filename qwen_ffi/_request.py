@@ -7,7 +7,7 @@ from typing import Any
 
 from ._handle import Handle
 from ._loader import check, library
-from ._options import OptionSet, int32_array, utf8
+from ._options import OptionScope, OptionSet, int32_array, utf8
 from .errors import QwenClosedError, QwenValueError, error_for_status
 from .results import Channel, FinishReason, GenerationResult, RequestStats, StreamEvent
 
@@ -58,6 +58,8 @@ class Prompt:
 
 
 def _role_and_content(message: Message) -> tuple[str, str | bytes]:
+    role: object
+    content: object
     if isinstance(message, Mapping):
         unknown = sorted(set(message) - {"role", "content"})
         if unknown:
@@ -86,7 +88,7 @@ class Request:
         self._ffi, self._lib = loaded.ffi, loaded.lib
         self._error = self._ffi.new("qwen_error **")
         self._event = self._ffi.new("qwen_event *")
-        options = OptionSet(values)
+        options = OptionSet(values, OptionScope.REQUEST)
         box = self._ffi.new("qwen_request **")
         try:
             with engine.use() as pointer:

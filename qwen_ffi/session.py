@@ -181,12 +181,12 @@ class QwenInferenceSession:
         return Request(self._engine.handle, prompt, resolve(config, overrides))
 
     def _prompt(self, prompt: PromptLike, raw: bool) -> Prompt:
+        if not isinstance(prompt, Sequence):
+            raise TypeError(f"a prompt is a str or a list of messages, not {type(prompt).__name__}")
         if isinstance(prompt, str | bytes):
             if raw or not self._info.has_chat_template:
                 return Prompt.from_text(prompt)
             return Prompt.from_messages(self._with_system([("user", prompt)]))
-        if not isinstance(prompt, Sequence):
-            raise TypeError(f"a prompt is a str or a list of messages, not {type(prompt).__name__}")
         return Prompt.from_messages(self._with_system(prompt))
 
     def _with_system(self, messages: Sequence[Message]) -> Sequence[Message]:

@@ -16,7 +16,7 @@ from ._handle import Handle
 from ._loader import check, library
 from ._options import int32_array
 from .errors import QwenFileFormatError, QwenNotFoundError, QwenValueError
-from .results import ModelInfo
+from .results import EngineStats, ModelInfo
 
 if TYPE_CHECKING:
     import numpy as np
@@ -179,6 +179,10 @@ class Transformer:
             [_array(tensors, sequence, "logits") for sequence in range(len(parts))],
             [[_array(tensors, sequence, name) for name in names] for sequence in range(len(parts) if names else 0)],
         )
+
+    def stats(self) -> EngineStats:
+        """What the model's engine is doing and has done."""
+        return self._opened().stats()
 
     def counters(self) -> dict[str, int]:
         """How often each kernel has run, by name."""

@@ -1,0 +1,93 @@
+"""qwen-ffi validate DIR...: the parity table. Exit code 1 when a limit is missed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from .._options import options
+from ..validation import Check, Report, Setting, find_cases, validate
+
+HEADERS = ("model", "dtype", "backend", "threads", "worst of its checks", "measured", "limit", "greedy", "ok")
+WIDTHS = (28, 5, 12, 7, 19, 9, 9, 7, 3)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="a checkpoint with expected*.safetensors, or a folder of such",
+    )
+    parser.add_argument("--dtype", action="append", help="may be given several times (default: f32 and bf16)")
+    parser.add_argument("--isa", action="append", help="instruction set level, or 'all' (default: the machine's best)")
+    parser.add_argument(
+        "--threads", action="append", type=int, help="may be given several times (default: the library's)"
+    )
+    parser.add_argument("--strict", action="store_true", help="what is not supported counts as a miss")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line instead of the table")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    cases = find_cases(arguments.folders)
+    reports = (report for case in cases for setting in _settings(arguments) for report in validate(case, setting))
+    compared = missed = unsupported = 0
+    for report in _shown(reports, arguments.json):
+        compared += not report.not_supported
+        unsupported += bool(report.not_supported)
+        missed += not report.ok
+    if not arguments.json:
+        print(f"\n{compared - missed} of {compared} within the limits, {unsupported} not supported")
+    return 1 if missed or (arguments.strict and unsupported) else 0
+
+
+def _settings(arguments: argparse.Namespace) -> list[Setting]:
+    levels: list[str | None] = arguments.isa or [None]
+    if "all" in levels:
+        levels = [choice for row in options() if row.key == "cpu_isa" for choice in row.choices]
+    combinations = product(arguments.dtype or ["f32", "bf16"], levels, arguments.threads or [None])
+    return [Setting(dtype, isa, threads) for dtype, isa, threads in combinations]
+
+
+def _shown(reports: Iterable[Report], as_json: bool) -> Iterator[Report]:
+    if not as_json:
+        print(_row(HEADERS))
+        print(_row(tuple("-" * width for width in WIDTHS)))
+    for report in reports:
+        if as_json:
+            print(json.dumps({**asdict(report), "ok": report.ok}), flush=True)
+        else:
+            _print(report)
+        yield report
+
+
+def _print(report: Report) -> None:
+    name = report.case if report.file == "expected" else f"{report.case} {report.file.removeprefix('expected_')}"
+    level = report.backend or (report.setting.isa or "")
+    begin = (name, report.setting.dtype, level, str(report.threads or report.setting.threads or ""))
+    if report.not_supported or report.failure:
+        reason = f"not supported: {report.not_supported}" if report.not_supported else report.failure
+        print(_row(begin) + "  " + reason, flush=True)
+        return
+    worst = report.worst
+    measured = (worst.name, f"{worst.measured:.3g}", _limit(worst)) if worst else ("", "", "")
+    print(_row((*begin, *measured, report.greedy, "yes" if report.ok else "NO")), flush=True)
+    if not report.ok:
+        for check in report.checks:
+            if not check.ok:
+                print(f"    {check.name}: {check.measured:.6g}, limit {_limit(check)}", flush=True)
+
+
+def _limit(check: Check) -> str:
+    return ">= " * check.at_least + (f"{check.limit:.3g}" if math.isfinite(check.limit) else str(check.limit))
+
+
+def _row(cells: tuple[Any, ...]) -> str:
+    return "  ".join(str(cell).ljust(width) for cell, width in zip(cells, WIDTHS, strict=False)).rstrip()

@@ -1,0 +1,97 @@
+"""The numbers are those of the reference: every dense text case, on every instruction set, at several thread counts.
+
+Committed cases lie in data/; the others run where the shared folder is found (QWEN_SHARED, or `shared` beside the
+repository). `qwen-ffi validate tests/parity/data --isa all` prints the same comparison as a table.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qwen_ffi import QwenInferenceSession, Transformer, options
+from qwen_ffi.validation import GREEDY, Report, Setting, read_safetensors, validate
+
+HERE = Path(__file__).resolve().parent
+COMMITTED = HERE / "data"
+SHARED = Path(os.environ.get("QWEN_SHARED", HERE.parents[2] / "shared")) / "reference"
+CASES = [
+    "qwen2_f32",
+    "qwen2_sliding",
+    "qwen2_tied",
+    "qwen2_untied",
+    "qwen2_yarn",
+    "qwen3_embedding",
+    "qwen3_odd",
+    "qwen3_sharded",
+    "qwen3_tied",
+    "qwen3_yarn",
+]
+LEVELS = next(row.choices for row in options() if row.key == "cpu_isa")
+
+
+def folder(case: str) -> Path:
+    for parent in (SHARED, COMMITTED):
+        if (parent / case).is_dir():
+            return parent / case
+    pytest.skip("the shared reference checkpoints are not here")
+
+
+def reports(case: str, setting: Setting) -> list[Report]:
+    found = list(validate(folder(case), setting))
+    if any("cpu_isa" in report.not_supported or "instruction set" in report.not_supported for report in found):
+        pytest.skip(f"this machine has no {setting.isa}")
+    return found
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("isa", LEVELS)
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("case", CASES)
+def test_reference(case: str, dtype: str, isa: str, threads: int) -> None:
+    for report in reports(case, Setting(dtype, isa, threads)):
+        assert not report.not_supported, report
+        assert report.ok, report
+        assert (report.backend, report.threads) == (f"cpu.{isa}", threads)
+        ran = [name for name, calls in report.counters.items() if name.startswith("linear.") and calls]
+        assert ran
+        assert all(name.endswith(f".{isa}") for name in ran), f"dispatch chose {ran}"
+
+
+def available_levels() -> list[str]:
+    from qwen_ffi import build_info
+
+    return [level for level in LEVELS if level in build_info()["cpu_isa"]]
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("isa", available_levels())
+def test_bits_do_not_depend_on_threads_chunks_or_company(dtype: str, isa: str) -> None:
+    """One sequence alone and in one piece; token by token, in odd chunks, on more threads, and beside others."""
+    case = COMMITTED / "qwen2_sliding"
+    text = read_safetensors(case / "expected.safetensors")["long_input_ids"].tolist()
+    values = {"dtype": dtype, "cpu_isa": isa}
+    with Transformer.from_pretrained(case, threads=1, **values) as model:
+        expected = model.forward([text])[0]
+        np.testing.assert_array_equal(model.forward([text[:7], text, text[3:90]])[1], expected)
+        for length in (1, 31, 32, 33, 64, 100):
+            np.testing.assert_array_equal(model.forward([text[:length]])[0], expected[:length])
+    for threads, chunk in ((1, 1), (2, 7), (3, 64), (2, 512)):
+        with Transformer.from_pretrained(case, threads=threads, max_batch_tokens=chunk, **values) as model:
+            np.testing.assert_array_equal(model.forward([text])[0], expected)
+
+
+@pytest.mark.parametrize("isa", available_levels())
+def test_generation_takes_the_same_way_as_forward(isa: str) -> None:
+    """The long text token by token through generation: each greedy token is the argmax of one forward pass."""
+    case = COMMITTED / "qwen3_yarn"
+    expected = read_safetensors(case / "expected.safetensors")
+    text = expected["long_input_ids"].tolist()
+    with QwenInferenceSession(case, dtype="bf16", cpu_isa=isa) as session:
+        answer = session.generate_ids(text, GREEDY, max_tokens=40)
+    with Transformer.from_pretrained(case, dtype="bf16", cpu_isa=isa) as model:
+        logits = model.forward([text + answer[:-1]])[0]
+    assert logits[len(text) - 1 :].argmax(-1).tolist() == answer

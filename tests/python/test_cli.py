@@ -1,0 +1,139 @@
+"""The command line: useful output, one-line errors, exit codes, and quiet when nobody reads on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import qwen_ffi
+from qwen_ffi.cli import main
+
+DATA = Path(__file__).resolve().parents[1] / "parity" / "data"
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "qwen_ffi", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    path = os.pathsep.join([str(Path(qwen_ffi.__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": path}
+
+
+def test_generate_prints_the_answer(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with qwen_ffi.QwenInferenceSession(tiny_model) as session:
+        expected = session.generate("Hello", max_tokens=8, seed=1).text
+    assert main(["generate", str(tiny_model), "Hello", "--max-tokens", "8", "--seed", "1"]) == 0
+    assert capsys.readouterr().out == expected + "\n"
+
+
+def test_generate_as_json(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(["generate", str(tiny_model), "Hello", "--max-tokens=4", "--ignore-eos=1", "--json", "--dtype=f32"]) == 0
+    )
+    answer = json.loads(capsys.readouterr().out)
+    assert len(answer["token_ids"]) == 4
+    assert answer["finish_reason"] == "length"
+    assert answer["stats"]["generated_tokens"] == 4
+
+
+def test_every_option_of_the_library_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["generate", "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for row in qwen_ffi.options():
+        assert ("--" + row.key.replace("_", "-") in text) == (row.type != qwen_ffi.OptionType.CALLBACK)
+
+
+def test_tokenize_info_version(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tokenize", str(tiny_model), "Hello", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == qwen_ffi.Tokenizer(tiny_model).encode("Hello")
+    assert main(["info", str(tiny_model), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["hidden_size"] == 64
+    assert main(["version", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["version"] == qwen_ffi.version()
+
+
+def test_validate_prints_a_table_and_fails_on_a_miss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", str(DATA / "qwen3_embedding"), "--threads", "1"]) == 0
+    assert "4 of 4 within the limits" in capsys.readouterr().out
+    (tmp_path / "case").mkdir()
+    for file in (DATA / "qwen3_embedding").iterdir():
+        (tmp_path / "case" / file.name).write_bytes(file.read_bytes())
+    weights = bytearray((tmp_path / "case" / "model.safetensors").read_bytes())
+    weights[-2000:] = bytes(2000)
+    (tmp_path / "case" / "model.safetensors").write_bytes(weights)
+    assert main(["validate", str(tmp_path), "--dtype", "f32", "--json"]) == 1
+    reports = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert not any(report["ok"] for report in reports)
+
+
+def test_validate_lists_what_is_not_supported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for file in (DATA / "qwen3_embedding").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "expected_embedding.safetensors").rename(tmp_path / "expected_image.safetensors")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(
+        json.dumps({**config, "architectures": ["OtherForCausalLM"], "model_type": "other"})
+    )
+    assert main(["validate", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("not supported: ") == 4
+    assert main(["validate", str(tmp_path), "--strict"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "named"),
+    [
+        (["generate", "no-such-model", "x"], 1, "no-such-model"),
+        (["validate", "no-such-folder"], 1, "no-such-folder"),
+        (["tokenize", "no-such-model", "x"], 1, "no-such-model"),
+        (["no-such-command"], 2, "no-such-command"),
+        (["generate"], 2, "required"),
+        (["generate", "m", "x", "--max-tokens", "many"], 2, "many"),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_code(arguments: list[str], code: int, named: str) -> None:
+    run = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=60, env=environment())
+    assert run.returncode == code
+    assert named in run.stderr
+    assert "Traceback" not in run.stderr
+    if code == 1:
+        assert len(run.stderr.splitlines()) == 1
+
+
+def test_a_library_that_does_not_load_is_one_line(tmp_path: Path) -> None:
+    env = {**environment(), "QWEN_LIBRARY": str(tmp_path / "none.so")}
+    run = subprocess.run(command("version"), capture_output=True, text=True, timeout=60, env=env)
+    assert (run.returncode, len(run.stderr.splitlines())) == (1, 1)
+
+
+def test_a_reader_that_leaves_is_no_error(tiny_model: Path) -> None:
+    with subprocess.Popen(
+        command("generate", tiny_model, "Hello", "--max-tokens", "3000", "--ignore-eos", "1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(30) == 0
+
+
+def test_demo_answers_the_question(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        qwen_ffi.demo_model_path()
+    except qwen_ffi.QwenLibraryError:
+        pytest.skip("the demo model is not installed")
+    assert main(["demo", "--question", "What is 2 + 3?"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("answers: ") == 2
+    assert text.count("tokens/s") == 2

@@ -1,0 +1,64 @@
+"""Ctrl-C comes through within 100 ms wherever Python waits for the library, and the session stays usable."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import qwen_ffi
+
+# The child prints "ready", waits in the library, and reports when the KeyboardInterrupt arrived (monotonic clock, which
+# is the same one in both processes) and whether the session still works.
+CHILD = """
+import sys, time
+from qwen_ffi import QwenInferenceSession, Transformer
+session = QwenInferenceSession(sys.argv[1])
+model = Transformer.from_pretrained(sys.argv[1], dtype="f32", threads=1) if sys.argv[2] == "forward" else None
+def generate(): session.generate_ids([5, 6, 7], max_tokens=30000, ignore_eos=True)
+def long_prompt(): session.generate_ids([5] * 30000, max_tokens=10)
+def stream():
+    from qwen_ffi._request import Prompt, Request
+    from qwen_ffi.session import GenerationStream
+    request = Request(session._engine.handle, Prompt.from_ids([5]), {"max_tokens": 30000, "ignore_eos": True})
+    for event in GenerationStream(request): pass
+def forward(): model.forward([[5] * 4000])
+print("ready", flush=True)
+try:
+    locals()[sys.argv[2]]()
+    print("ended by itself", flush=True)
+except KeyboardInterrupt:
+    print(time.monotonic(), flush=True)
+end = time.monotonic() + 10
+while session.stats().running and time.monotonic() < end: time.sleep(0.01)
+print(session.stats().running, len(session.generate_ids([5], max_tokens=3, ignore_eos=True)), flush=True)
+"""
+
+
+@pytest.mark.parametrize("call", ["generate", "long_prompt", "stream", "forward"])
+def test_interrupting(slow_model: Path, call: str) -> None:
+    path = os.pathsep.join([str(Path(qwen_ffi.__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(slow_model), call],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    ) as child:
+        assert child.stdout is not None
+        try:
+            assert child.stdout.readline() == "ready\n"
+            time.sleep(0.4)
+            sent = time.monotonic()
+            child.send_signal(signal.SIGINT)
+            arrived = child.stdout.readline()
+            assert arrived != "ended by itself\n", "the call was too short for this test"
+            assert float(arrived) - sent < 0.1
+            assert child.stdout.readline() == "0 3\n"
+            assert child.wait(20) == 0
+        finally:
+            child.kill()

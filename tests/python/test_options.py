@@ -1,0 +1,121 @@
+"""The library's table decides what a parameter may be; its message reaches the caller."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from qwen_ffi import (
+    OptionInfo,
+    OptionScope,
+    OptionType,
+    QwenError,
+    QwenInferenceSession,
+    QwenValueError,
+    SamplingConfig,
+    options,
+)
+
+
+def test_the_table_has_what_the_package_names() -> None:
+    table = {row.key: row for row in options()}
+    assert table["temperature"].type == OptionType.F64
+    assert table["temperature"].scope == OptionScope.REQUEST
+    assert (table["top_p"].minimum, table["top_p"].maximum) == (0, 1)
+    assert table["dtype"].scope == OptionScope.ENGINE
+    assert "f32" in table["dtype"].choices
+    assert all(row.help for row in table.values())
+
+
+NUMBERS = [
+    row for row in options() if row.scope == OptionScope.REQUEST and row.type in (OptionType.I64, OptionType.F64)
+]
+
+
+@pytest.mark.parametrize("row", NUMBERS, ids=lambda row: row.key)
+def test_bounds_hold(session: QwenInferenceSession, row: OptionInfo) -> None:
+    assert row.minimum is not None
+    assert row.maximum is not None
+    kind = int if row.type == OptionType.I64 else float
+    for outside in (row.minimum - 1, 2 * row.maximum + 1):
+        with pytest.raises(QwenValueError, match=row.key):
+            session.generate("Hello", **{row.key: kind(outside)})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "error"),
+    [
+        ("temperature", float("nan"), QwenValueError),
+        ("temperature", float("inf"), QwenValueError),
+        ("temperature", "hot", QwenValueError),
+        ("temperature", [1, 2], QwenValueError),
+        ("temperature", object(), TypeError),
+        ("max_tokens", 1.5, QwenValueError),
+        ("max_tokens", 2**70, QwenValueError),
+        ("max_tokens", "many", QwenValueError),
+        ("seed", -1, QwenValueError),
+        ("stop_token_ids", [2**40], QwenValueError),
+        ("stop_token_ids", [1.5], TypeError),
+        ("stop_token_ids", ["a"], QwenValueError),
+        ("logit_bias", {10**6: 1.0}, QwenValueError),
+        ("logit_bias", {1: float("nan")}, QwenValueError),
+        ("no_such_option", 1, QwenValueError),
+        ("no\0such", 1, QwenValueError),
+        ("dtype", "f32", QwenValueError),  # an engine option
+        ("progress", 1, QwenValueError),
+    ],
+)
+def test_wrong_values_are_refused_by_name(session: QwenInferenceSession, key: str, value: Any, error: type) -> None:
+    with pytest.raises(error, match=key.split("\0")[0]):
+        session.generate("Hello", **{key: value})
+
+
+def test_a_parameter_that_the_library_lacks_is_refused_once_it_is_set(session: QwenInferenceSession) -> None:
+    keys = {row.key for row in options()}
+    values: dict[str, Any] = {"stop": ["x"], "n": 2}
+    for key, value in values.items():
+        if key not in keys:
+            with pytest.raises(QwenValueError, match=key):
+                session.generate("Hello", SamplingConfig(**{key: value}))
+
+
+def test_overrides_win_over_the_config(session: QwenInferenceSession) -> None:
+    config = SamplingConfig(max_tokens=5, ignore_eos=True)
+    assert session.generate("Hello", config, max_tokens=2).stats.generated_tokens == 2
+    with pytest.raises(TypeError, match="SamplingConfig"):
+        session.generate("Hello", {"max_tokens": 5})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"dtype": "int3"},
+        {"device": "quantum"},
+        {"threads": -1},
+        {"threads": 10**6},
+        {"cpu_isa": "z80"},
+        {"nonsense": 1},
+        {"temperature": 0.5},
+    ],
+    ids=lambda values: next(iter(values)),
+)
+def test_wrong_engine_options_are_refused_by_name(tiny_model: Any, values: dict[str, Any]) -> None:
+    with pytest.raises(QwenValueError, match=next(iter(values))):
+        QwenInferenceSession(tiny_model, **values)
+
+
+def test_loading_reports_progress_and_can_be_cancelled(tiny_model: Any) -> None:
+    seen: list[float] = []
+    QwenInferenceSession(tiny_model, progress=seen.append).close()
+    assert seen == sorted(seen)
+    assert seen
+    assert 0 <= seen[0] <= seen[-1] <= 1
+    with pytest.raises(QwenError, match=r"cancel|progress"):
+        QwenInferenceSession(tiny_model, progress=lambda fraction: False)
+
+    def broken(fraction: float) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        QwenInferenceSession(tiny_model, progress=broken)
