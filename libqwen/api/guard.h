@@ -56,7 +56,8 @@ template <class Struct>
 void write_struct(Struct* out, Struct full, const char* name) {
   require(out, name);
   if (out->struct_size < 2 * sizeof(uint32_t))
-    fail(Status::invalid_argument, name, "->struct_size is ", out->struct_size, "; set it to sizeof(*", name, ") first");
+    fail(Status::invalid_argument, name, "->struct_size is ", out->struct_size, "; set it to sizeof(*", name,
+         ") first");
   full.struct_size = out->struct_size;
   std::memcpy(out, &full, std::min<size_t>(out->struct_size, sizeof full));
 }
@@ -67,7 +68,8 @@ class Owner {
   bool is_this_process() const noexcept { return pid_ == ::getpid(); }
   void check(const char* what) const {
     if (!is_this_process())
-      fail(Status::forked, "this ", what, " was made by process ", pid_, " and cannot be used in its child; make a new one");
+      fail(Status::forked, "this ", what, " was made by process ", pid_,
+           " and cannot be used in its child; make a new one");
   }
 
  private:

@@ -17,7 +17,8 @@ inline constexpr int64_t kCacheBlock = 32;
 struct SequenceRows {
   int32_t first_row = 0;
   int32_t row_count = 0;
-  int32_t context_length = 0;  // positions in the cache before this step; row i is position context_length + i
+  int32_t context_length =
+      0;  // positions in the cache before this step; row i is position context_length + i
   // Per cache group: block ids, entry b holds positions [b * kCacheBlock, (b + 1) * kCacheBlock). Blocks that have
   // left a sliding window may be -1; they are never read.
   std::vector<std::span<const int32_t>> block_tables;
@@ -26,11 +27,11 @@ struct SequenceRows {
 };
 
 struct Batch {
-  std::vector<int32_t> token_ids;                  // [rows]
-  std::vector<std::array<int32_t, 3>> positions;   // [rows] (t, h, w); text: the same number three times
-  std::vector<int32_t> adapter_ids;                // [rows] LoRA adapter, 0: none
-  std::vector<SequenceRows> sequences;             // in row order, covering all rows
-  std::vector<int32_t> logit_rows;                 // rows whose logits are wanted, ascending
+  std::vector<int32_t> token_ids;                 // [rows]
+  std::vector<std::array<int32_t, 3>> positions;  // [rows] (t, h, w); text: the same number three times
+  std::vector<int32_t> adapter_ids;               // [rows] LoRA adapter, 0: none
+  std::vector<SequenceRows> sequences;            // in row order, covering all rows
+  std::vector<int32_t> logit_rows;                // rows whose logits are wanted, ascending
   // A row whose input is an embedding instead of token_ids[row] (images, audio) will have its place here.
 
   int64_t rows() const { return static_cast<int64_t>(token_ids.size()); }

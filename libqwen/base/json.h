@@ -18,7 +18,9 @@ using JsonDocument = rapidjson::Document;
 // Parses a complete JSON text (RFC 8259, UTF-8 validated, nesting bounded). `source` names the file in the error.
 JsonDocument parse_json(std::string_view text, std::string_view source);
 
-inline std::string_view json_text(const JsonValue& string) { return {string.GetString(), string.GetStringLength()}; }
+inline std::string_view json_text(const JsonValue& string) {
+  return {string.GetString(), string.GetStringLength()};
+}
 
 // "null", "a boolean", "a number", "a string", "an array", "an object": for error messages.
 std::string_view json_kind(const JsonValue& value);
@@ -29,6 +31,7 @@ const JsonValue* json_find(const JsonValue& object, std::string_view key);
 std::optional<int64_t> json_int(const JsonValue& object, std::string_view key, std::string_view source);
 std::optional<double> json_number(const JsonValue& object, std::string_view key, std::string_view source);
 std::optional<bool> json_bool(const JsonValue& object, std::string_view key, std::string_view source);
-std::optional<std::string> json_string(const JsonValue& object, std::string_view key, std::string_view source);
+std::optional<std::string> json_string(const JsonValue& object, std::string_view key,
+                                       std::string_view source);
 
 }  // namespace qwen

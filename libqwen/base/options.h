@@ -16,7 +16,15 @@
 namespace qwen {
 
 // The numbers are those of QWEN_OPTION_… and QWEN_SCOPE_… in qwen.h (asserted in api/).
-enum class OptionType : int32_t { i64 = 1, f64 = 2, str = 3, i32_array = 4, str_array = 5, bias = 6, callback = 7 };
+enum class OptionType : int32_t {
+  i64 = 1,
+  f64 = 2,
+  str = 3,
+  i32_array = 4,
+  str_array = 5,
+  bias = 6,
+  callback = 7
+};
 enum class OptionScope : int32_t { engine = 1, request = 2 };
 
 struct OptionRow {
@@ -67,8 +75,8 @@ class Options {
   std::string str_or_default(std::string_view key) const;
 
  private:
-  using Value = std::variant<int64_t, double, std::string, std::vector<int32_t>, std::vector<std::string>, TokenBias,
-                             HostCallback>;
+  using Value = std::variant<int64_t, double, std::string, std::vector<int32_t>, std::vector<std::string>,
+                             TokenBias, HostCallback>;
   template <class T>
   const T* find(std::string_view key) const;
 

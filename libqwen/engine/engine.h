@@ -42,8 +42,8 @@ class Engine {
   int threads() const { return threads_; }
   int64_t context_length() const { return context_length_; }
   const std::string& backend_name() const { return backend_name_; }
-  EngineStats stats() const;                        // any thread
-  std::vector<KernelCount> kernel_counts() const;   // any thread
+  EngineStats stats() const;                       // any thread
+  std::vector<KernelCount> kernel_counts() const;  // any thread
 
  private:
   void step_loop();

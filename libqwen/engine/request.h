@@ -30,7 +30,7 @@ struct WantedTensors {
 struct RequestInput {
   std::vector<int32_t> prompt;
   SamplingParams params;
-  WantedTensors tensors;         // when any: one forward pass, nothing is generated
+  WantedTensors tensors;  // when any: one forward pass, nothing is generated
   bool split_reasoning = false;
   uint64_t tag = 0;
   std::shared_ptr<EventQueue> queue;
@@ -81,10 +81,10 @@ class Request : public std::enable_shared_from_this<Request> {
   void* host_handle = nullptr;  // the qwen_request that events name; set before the request is submitted
 
   // --- the step thread only, from here on ---
-  std::vector<int32_t> tokens;     // prompt, then what was generated
-  int64_t computed = 0;            // of `tokens`, how many are in the cache
+  std::vector<int32_t> tokens;                     // prompt, then what was generated
+  int64_t computed = 0;                            // of `tokens`, how many are in the cache
   std::vector<std::vector<int32_t>> block_tables;  // [cache group]
-  int64_t max_tokens = 0;          // resolved against the context
+  int64_t max_tokens = 0;                          // resolved against the context
 
   std::span<const int32_t> generated() const { return std::span(tokens).subspan(input_.prompt.size()); }
   bool is_finished() const { return finished_; }
@@ -101,7 +101,8 @@ class Request : public std::enable_shared_from_this<Request> {
 
  private:
   enum class Wish : uint8_t { go_on, stop, cancel };
-  void emit_text(std::string text, Channel channel, std::span<const int32_t> ids, std::span<const float> logprobs);
+  void emit_text(std::string text, Channel channel, std::span<const int32_t> ids,
+                 std::span<const float> logprobs);
 
   const RequestInput input_;
   TextStream text_;

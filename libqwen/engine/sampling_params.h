@@ -33,6 +33,7 @@ struct SamplingParams {
 };
 
 // Draws a seed when none is given. Throws Error(invalid_argument) for a token id that is outside the vocabulary.
-SamplingParams resolve_sampling(const Options& options, const GenerationConfig& generation, int64_t vocab_size);
+SamplingParams resolve_sampling(const Options& options, const GenerationConfig& generation,
+                                int64_t vocab_size);
 
 }  // namespace qwen

@@ -24,7 +24,7 @@ struct DenseLayer {
   WeightPtr q_bias, k_bias, v_bias;  // null where config.attention_bias is false
   WeightPtr q_norm, k_norm;          // [head_dim], null where config.query_key_norm is false
   WeightPtr gate_proj, up_proj, down_proj;
-  int64_t group = 0;           // which cache group the layer belongs to
+  int64_t group = 0;  // which cache group the layer belongs to
   int64_t index_in_group = 0;
 };
 
@@ -156,9 +156,10 @@ void DenseModel::attention_block(const Step& step, const DenseLayer& layer, Rows
   const Rows k = workspace.rows(x.rows, args.kv_heads * head_dim);
   const Rows v = workspace.rows(x.rows, args.kv_heads * head_dim);
   backend.rms_norm(x, *layer.input_layernorm, eps, h);
-  backend.linear(h, std::array{Projection{.weight = layer.q_proj.get(), .bias = layer.q_bias.get(), .out = q},
-                               Projection{.weight = layer.k_proj.get(), .bias = layer.k_bias.get(), .out = k},
-                               Projection{.weight = layer.v_proj.get(), .bias = layer.v_bias.get(), .out = v}});
+  backend.linear(h,
+                 std::array{Projection{.weight = layer.q_proj.get(), .bias = layer.q_bias.get(), .out = q},
+                            Projection{.weight = layer.k_proj.get(), .bias = layer.k_bias.get(), .out = k},
+                            Projection{.weight = layer.v_proj.get(), .bias = layer.v_bias.get(), .out = v}});
   if (config_.query_key_norm) {
     const Rows q_heads = q.reshaped(head_dim), k_heads = k.reshaped(head_dim);
     backend.rms_norm(q_heads, *layer.q_norm, eps, q_heads);

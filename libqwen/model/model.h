@@ -47,7 +47,8 @@ class Model {
 
 // Checks every tensor that config implies, then loads them through `backend`. progress(fraction 0…1) may throw to stop.
 // Throws Error naming the tensor or, for an architecture that is not supported, its name.
-std::shared_ptr<const Model> load_model(const ModelConfig& config, const TensorSource& tensors, Backend& backend,
+std::shared_ptr<const Model> load_model(const ModelConfig& config, const TensorSource& tensors,
+                                        Backend& backend,
                                         const std::function<void(double)>& progress = nullptr);
 
 // Rotation frequencies of config.json's rope_theta and rope_scaling, as transformers computes them.

@@ -29,7 +29,8 @@ RopeTable make_rope_table(const ModelConfig& config) {
   for (int64_t i = 0; i < d / 2; ++i) {
     const double ramp = std::clamp((i - low) / width, 0.0, 1.0);  // 0: fast, 1: slow
     const double frequency = std::pow(config.rope_theta, -2.0 * i / d);
-    table.inverse_frequencies[i] = static_cast<float>(frequency / yarn.factor * ramp + frequency * (1 - ramp));
+    table.inverse_frequencies[i] =
+        static_cast<float>(frequency / yarn.factor * ramp + frequency * (1 - ramp));
   }
   table.scale = static_cast<float>(
       yarn.attention_factor.value_or(yarn.factor <= 1 ? 1.0 : 0.1 * std::log(yarn.factor) + 1.0));
