@@ -5,7 +5,8 @@ The tests look at what `pip install` put down, never at the source tree beside t
 
 from __future__ import annotations
 
-import importlib.metadata
+import importlib.resources
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,12 +25,18 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def package() -> Path:
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The installed qwen_ffi folder: lib/, include/ and demo_model/ lie in it."""
-    folder = Path(str(importlib.metadata.distribution("qwen-ffi").locate_file("qwen_ffi")))
-    if not (folder / "lib").is_dir():
-        pytest.skip("an editable install has no lib/ folder; use: pip install '.[test]'")
-    return folder
+    installed = importlib.resources.files("qwen_ffi")
+    if isinstance(installed, Path):
+        return installed
+    # An editable install leaves the files in the source and build trees: gather what a wheel would hold.
+    gathered = tmp_path_factory.mktemp("installed") / "qwen_ffi"
+    for name in ("lib/libqwen.so", "lib/libqwen.so.0", "lib/pkgconfig/qwen.pc", "include/qwen.h"):
+        (gathered / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(str(installed.joinpath(name)), gathered / name)
+    (gathered / "demo_model").symlink_to(ROOT / "qwen_ffi" / "demo_model")
+    return gathered
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,10 @@
-"""The examples are compiled as the README says and run against the model in the package."""
+"""The examples, and what the README shows of them, are run against the model in the package."""
 
 from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,9 +33,21 @@ def test_generate_c_reports_a_missing_folder(generate: Path, tmp_path: Path) -> 
     assert run.stdout == ""
 
 
-def test_the_readme_shows_the_example_that_is_tested(root: Path) -> None:
-    blocks = re.findall(r"```c\n(.*?)```", (root / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+def readme_blocks(root: Path, language: str) -> list[str]:
+    blocks = re.findall(rf"```{language}\n(.*?)```", (root / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert blocks, f"README.md shows no {language}"
+    return blocks
+
+
+def test_the_readme_shows_the_c_example_that_is_tested(root: Path) -> None:
     source = (root / "examples" / "generate.c").read_text(encoding="utf-8")
-    assert blocks, "README.md shows no C program"
-    for block in blocks:
+    for block in readme_blocks(root, "c"):
         assert block in source
+
+
+def test_the_readmes_python_runs(root: Path, demo_model: Path, tmp_path: Path) -> None:
+    for block in readme_blocks(root, "python"):
+        script = block.replace("path/to/Qwen3-0.6B", str(demo_model))
+        run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert (run.returncode, run.stderr) == (0, "")
+        assert run.stdout.strip()

@@ -1,5 +1,5 @@
-// Written by tests/abi/make_offsets.py. The layout that programs in the field were compiled with: a line here may
-// be added, never changed.
+// Written by tests/abi/make_offsets.py: the layout that programs in the field were compiled with. Lines are
+// added here, never changed.
 #include "qwen.h"
 
 static_assert(sizeof(void*) == 8 && sizeof(size_t) == 8, "libqwen is built for 64-bit machines");

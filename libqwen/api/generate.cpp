@@ -29,8 +29,9 @@ void fill_event(const Event& event, qwen_event* out) {
 namespace {
 
 // The life of a token, step 1: check the arguments, render the chat, encode the text, make the request.
-std::shared_ptr<Request> make_request(const qwen_engine& engine, const qwen_prompt* prompt, const qwen_options* options,
-                                      std::shared_ptr<EventQueue> queue, uint64_t tag) {
+std::shared_ptr<Request> make_request(const qwen_engine& engine, const qwen_prompt* prompt,
+                                      const qwen_options* options, std::shared_ptr<EventQueue> queue,
+                                      uint64_t tag) {
   api::require(prompt, "prompt");
   engine.owner.check("engine");
   const LoadedModel& loaded = engine.engine.loaded();
@@ -73,7 +74,9 @@ int32_t qwen_prompt_new(qwen_prompt** prompt, qwen_error** error) {
   });
 }
 
-void qwen_prompt_free(qwen_prompt* prompt) { delete prompt; }
+void qwen_prompt_free(qwen_prompt* prompt) {
+  delete prompt;
+}
 
 int32_t qwen_prompt_add_text(qwen_prompt* prompt, const char* text, size_t length, qwen_error** error) {
   return api::guard(error, [&] {
@@ -99,8 +102,8 @@ int32_t qwen_prompt_add_message(qwen_prompt* prompt, const char* role, const cha
   });
 }
 
-int32_t qwen_generate(qwen_engine* engine, const qwen_prompt* prompt, const qwen_options* options, qwen_event_fn on_event,
-                      void* user, qwen_result** result, qwen_error** error) {
+int32_t qwen_generate(qwen_engine* engine, const qwen_prompt* prompt, const qwen_options* options,
+                      qwen_event_fn on_event, void* user, qwen_result** result, qwen_error** error) {
   return api::guard(error, [&] {
     api::require(engine, "engine");
     const auto queue = std::make_shared<EventQueue>();
@@ -117,8 +120,8 @@ int32_t qwen_generate(qwen_engine* engine, const qwen_prompt* prompt, const qwen
   });
 }
 
-int32_t qwen_submit(qwen_engine* engine, const qwen_prompt* prompt, const qwen_options* options, qwen_queue* queue,
-                    uint64_t tag, qwen_request** request, qwen_error** error) {
+int32_t qwen_submit(qwen_engine* engine, const qwen_prompt* prompt, const qwen_options* options,
+                    qwen_queue* queue, uint64_t tag, qwen_request** request, qwen_error** error) {
   return api::guard(error, [&] {
     api::require(engine, "engine");
     api::require(request, "request");

@@ -1,5 +1,5 @@
-// The border of the library: everything that goes wrong inside becomes a status and a qwen_error here, and nothing is
-// thrown across. Only api/ includes qwen.h.
+// The border of the library: everything that goes wrong inside becomes a status and a qwen_error here, and
+// nothing is thrown across. Only api/ includes qwen.h.
 #pragma once
 
 #include <unistd.h>
@@ -20,8 +20,8 @@ struct qwen_error {
 
 namespace qwen::api {
 
-// Writes *error (when wanted) and returns the status. Never throws; without memory for the message it hands out a
-// static object.
+// Writes *error (when wanted) and returns the status. Never throws; without memory for the message it hands
+// out a static object.
 int32_t report(qwen_error** error, int32_t code, const char* message) noexcept;
 
 // Runs `body` and turns whatever it throws into a status.
@@ -56,7 +56,8 @@ template <class Struct>
 void write_struct(Struct* out, Struct full, const char* name) {
   require(out, name);
   if (out->struct_size < 2 * sizeof(uint32_t))
-    fail(Status::invalid_argument, name, "->struct_size is ", out->struct_size, "; set it to sizeof(*", name, ") first");
+    fail(Status::invalid_argument, name, "->struct_size is ", out->struct_size, "; set it to sizeof(*", name,
+         ") first");
   full.struct_size = out->struct_size;
   std::memcpy(out, &full, std::min<size_t>(out->struct_size, sizeof full));
 }
@@ -67,7 +68,8 @@ class Owner {
   bool is_this_process() const noexcept { return pid_ == ::getpid(); }
   void check(const char* what) const {
     if (!is_this_process())
-      fail(Status::forked, "this ", what, " was made by process ", pid_, " and cannot be used in its child; make a new one");
+      fail(Status::forked, "this ", what, " was made by process ", pid_,
+           " and cannot be used in its child; make a new one");
   }
 
  private:

@@ -6,10 +6,14 @@ namespace {
 
 DType dtype_argument(int32_t dtype) {
   switch (dtype) {
-    case QWEN_DTYPE_F32: return DType::f32;
-    case QWEN_DTYPE_F16: return DType::f16;
-    case QWEN_DTYPE_BF16: return DType::bf16;
-    default: fail(Status::invalid_argument, "dtype ", dtype, " is not one of QWEN_DTYPE_F32, _F16, _BF16");
+    case QWEN_DTYPE_F32:
+      return DType::f32;
+    case QWEN_DTYPE_F16:
+      return DType::f16;
+    case QWEN_DTYPE_BF16:
+      return DType::bf16;
+    default:
+      fail(Status::invalid_argument, "dtype ", dtype, " is not one of QWEN_DTYPE_F32, _F16, _BF16");
   }
 }
 
@@ -22,11 +26,13 @@ ModelReference make_handle(std::shared_ptr<const LoadedModel> loaded) {
 
 extern "C" {
 
-int32_t qwen_model_open(const char* path, const qwen_options* options, qwen_model** model, qwen_error** error) {
+int32_t qwen_model_open(const char* path, const qwen_options* options, qwen_model** model,
+                        qwen_error** error) {
   return api::guard(error, [&] {
     api::require(path, "path");
     api::require(model, "model");
-    *model = const_cast<qwen_model*>(make_handle(open_model(path, api::options_or_default(options))).release());
+    *model =
+        const_cast<qwen_model*>(make_handle(open_model(path, api::options_or_default(options))).release());
   });
 }
 
@@ -65,8 +71,8 @@ const qwen_tokenizer* qwen_model_tokenizer(const qwen_model* model) {
   return model && model->tokenizer.tokenizer ? &model->tokenizer : nullptr;
 }
 
-int32_t qwen_weights_new(const char* config, size_t length, qwen_destroy_fn released, void* user, qwen_weights** weights,
-                         qwen_error** error) {
+int32_t qwen_weights_new(const char* config, size_t length, qwen_destroy_fn released, void* user,
+                         qwen_weights** weights, qwen_error** error) {
   return api::guard(error, [&] {
     api::require(weights, "weights");
     ModelConfig parsed = parse_model_config(api::text_argument(config, length, "config"), "config");
@@ -76,22 +82,25 @@ int32_t qwen_weights_new(const char* config, size_t length, qwen_destroy_fn rele
   });
 }
 
-int32_t qwen_weights_add(qwen_weights* weights, const char* name, int32_t dtype, const int64_t* shape, size_t dimensions,
-                         const void* data, size_t bytes, qwen_error** error) {
+int32_t qwen_weights_add(qwen_weights* weights, const char* name, int32_t dtype, const int64_t* shape,
+                         size_t dimensions, const void* data, size_t bytes, qwen_error** error) {
   return api::guard(error, [&] {
     api::require(weights, "weights");
     api::require(name, "name");
     if (dimensions > 0) api::require(shape, "shape");
-    if (dimensions > 8) fail(Status::invalid_argument, "dimensions is ", dimensions, "; at most 8 are allowed");
+    if (dimensions > 8)
+      fail(Status::invalid_argument, "dimensions is ", dimensions, "; at most 8 are allowed");
     if (bytes > 0) api::require(data, "data");
     weights->tensors->add(name, dtype_argument(dtype), {shape, shape + dimensions}, data, bytes);
   });
 }
 
-void qwen_weights_free(qwen_weights* weights) { delete weights; }
+void qwen_weights_free(qwen_weights* weights) {
+  delete weights;
+}
 
-int32_t qwen_model_from_weights(const qwen_weights* weights, const qwen_tokenizer* tokenizer, const qwen_options* options,
-                                qwen_model** model, qwen_error** error) {
+int32_t qwen_model_from_weights(const qwen_weights* weights, const qwen_tokenizer* tokenizer,
+                                const qwen_options* options, qwen_model** model, qwen_error** error) {
   return api::guard(error, [&] {
     api::require(weights, "weights");
     api::require(model, "model");
@@ -111,7 +120,8 @@ int32_t qwen_create(const char* path, const qwen_options* options, qwen_engine**
   });
 }
 
-int32_t qwen_engine_new(const qwen_model* model, const qwen_options* options, qwen_engine** engine, qwen_error** error) {
+int32_t qwen_engine_new(const qwen_model* model, const qwen_options* options, qwen_engine** engine,
+                        qwen_error** error) {
   return api::guard(error, [&] {
     api::require(model, "model");
     api::require(engine, "engine");
@@ -120,11 +130,14 @@ int32_t qwen_engine_new(const qwen_model* model, const qwen_options* options, qw
 }
 
 void qwen_destroy(qwen_engine* engine) {
-  // A forked child has none of the engine's threads: there is nothing to stop, and waiting for them would hang.
+  // A forked child has none of the engine's threads: there is nothing to stop, and waiting for them would
+  // hang.
   if (engine && engine->owner.is_this_process()) delete engine;
 }
 
-const qwen_model* qwen_engine_model(const qwen_engine* engine) { return engine ? engine->model.get() : nullptr; }
+const qwen_model* qwen_engine_model(const qwen_engine* engine) {
+  return engine ? engine->model.get() : nullptr;
+}
 
 int32_t qwen_engine_stats_get(const qwen_engine* engine, qwen_engine_stats* stats, qwen_error** error) {
   return api::guard(error, [&] {
@@ -149,14 +162,18 @@ int32_t qwen_engine_stats_get(const qwen_engine* engine, qwen_engine_stats* stat
   });
 }
 
-int32_t qwen_engine_counter_get(const qwen_engine* engine, size_t index, qwen_counter* counter, qwen_error** error) {
+int32_t qwen_engine_counter_get(const qwen_engine* engine, size_t index, qwen_counter* counter,
+                                qwen_error** error) {
   return api::guard(error, [&] {
     api::require(engine, "engine");
     engine->owner.check("engine");
     const auto counts = engine->engine.kernel_counts();
     if (index >= counts.size()) fail(Status::not_found, "counter index ", index, " is past the last one");
     api::write_struct(counter,
-                      {.struct_size = 0, .reserved = 0, .value = counts[index].calls, .name = engine->counter_names[index].c_str()},
+                      {.struct_size = 0,
+                       .reserved = 0,
+                       .value = counts[index].calls,
+                       .name = engine->counter_names[index].c_str()},
                       "counter");
   });
 }

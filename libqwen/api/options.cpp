@@ -36,7 +36,9 @@ int32_t qwen_options_new(qwen_options** options, qwen_error** error) {
   });
 }
 
-void qwen_options_free(qwen_options* options) { delete options; }
+void qwen_options_free(qwen_options* options) {
+  delete options;
+}
 
 int32_t qwen_options_set_i64(qwen_options* options, const char* key, int64_t value, qwen_error** error) {
   return set_option(options, key, error, [&](Options& o) { o.set(key, value); });
@@ -46,33 +48,36 @@ int32_t qwen_options_set_f64(qwen_options* options, const char* key, double valu
   return set_option(options, key, error, [&](Options& o) { o.set(key, value); });
 }
 
-int32_t qwen_options_set_str(qwen_options* options, const char* key, const char* text, size_t length, qwen_error** error) {
-  return set_option(options, key, error, [&](Options& o) { o.set(key, api::text_argument(text, length, "text")); });
+int32_t qwen_options_set_str(qwen_options* options, const char* key, const char* text, size_t length,
+                             qwen_error** error) {
+  return set_option(options, key, error,
+                    [&](Options& o) { o.set(key, api::text_argument(text, length, "text")); });
 }
 
-int32_t qwen_options_set_i32_array(qwen_options* options, const char* key, const int32_t* values, size_t count,
-                                   qwen_error** error) {
+int32_t qwen_options_set_i32_array(qwen_options* options, const char* key, const int32_t* values,
+                                   size_t count, qwen_error** error) {
   return set_option(options, key, error, [&](Options& o) {
     if (count > 0) api::require(values, "values");
     o.set(key, std::vector<int32_t>(values, values + count));
   });
 }
 
-int32_t qwen_options_set_str_array(qwen_options* options, const char* key, const char* const* texts, const size_t* lengths,
-                                   size_t count, qwen_error** error) {
+int32_t qwen_options_set_str_array(qwen_options* options, const char* key, const char* const* texts,
+                                   const size_t* lengths, size_t count, qwen_error** error) {
   return set_option(options, key, error, [&](Options& o) {
     if (count > 0) {
       api::require(texts, "texts");
       api::require(lengths, "lengths");
     }
     std::vector<std::string> list;
-    for (size_t i = 0; i < count; ++i) list.emplace_back(api::text_argument(texts[i], lengths[i], "texts[i]"));
+    for (size_t i = 0; i < count; ++i)
+      list.emplace_back(api::text_argument(texts[i], lengths[i], "texts[i]"));
     o.set(key, std::move(list));
   });
 }
 
-int32_t qwen_options_set_bias(qwen_options* options, const char* key, const int32_t* ids, const float* biases, size_t count,
-                              qwen_error** error) {
+int32_t qwen_options_set_bias(qwen_options* options, const char* key, const int32_t* ids, const float* biases,
+                              size_t count, qwen_error** error) {
   return set_option(options, key, error, [&](Options& o) {
     if (count > 0) {
       api::require(ids, "ids");

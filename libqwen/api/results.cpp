@@ -7,12 +7,16 @@ using namespace qwen;
 
 extern "C" {
 
-size_t qwen_result_choice_count(const qwen_result* result) { return result ? 1 : 0; }
+size_t qwen_result_choice_count(const qwen_result* result) {
+  return result ? 1 : 0;
+}
 
-int32_t qwen_result_choice_get(const qwen_result* result, size_t index, qwen_choice* choice, qwen_error** error) {
+int32_t qwen_result_choice_get(const qwen_result* result, size_t index, qwen_choice* choice,
+                               qwen_error** error) {
   return api::guard(error, [&] {
     api::require(result, "result");
-    if (index >= qwen_result_choice_count(result)) fail(Status::not_found, "choice index ", index, " is past the last one");
+    if (index >= qwen_result_choice_count(result))
+      fail(Status::not_found, "choice index ", index, " is past the last one");
     const RequestOutcome& outcome = result->outcome;
     api::write_struct(choice,
                       {.struct_size = 0,
@@ -47,10 +51,13 @@ int32_t qwen_result_stats_get(const qwen_result* result, qwen_stats* stats, qwen
   });
 }
 
-void qwen_result_free(qwen_result* result) { delete result; }
+void qwen_result_free(qwen_result* result) {
+  delete result;
+}
 
-int32_t qwen_forward(qwen_engine* engine, const int32_t* token_ids, const size_t* counts, size_t sequences, uint32_t outputs,
-                     const qwen_options* options, qwen_tensors** tensors, qwen_error** error) {
+int32_t qwen_forward(qwen_engine* engine, const int32_t* token_ids, const size_t* counts, size_t sequences,
+                     uint32_t outputs, const qwen_options* options, qwen_tensors** tensors,
+                     qwen_error** error) {
   return api::guard(error, [&] {
     api::require(engine, "engine");
     api::require(token_ids, "token_ids");
@@ -63,7 +70,8 @@ int32_t qwen_forward(qwen_engine* engine, const int32_t* token_ids, const size_t
     if (sequences == 0) fail(Status::invalid_argument, "sequences is 0; it must be at least 1");
     const LoadedModel& loaded = engine->engine.loaded();
     const int64_t vocab_size = loaded.model->config().vocab_size;
-    const SamplingParams params = resolve_sampling(api::options_or_default(options), loaded.generation, vocab_size);
+    const SamplingParams params =
+        resolve_sampling(api::options_or_default(options), loaded.generation, vocab_size);
 
     const auto queue = std::make_shared<EventQueue>();
     std::vector<std::shared_ptr<Request>> requests;
@@ -122,7 +130,8 @@ int32_t qwen_tensors_get(const qwen_tensors* tensors, size_t sequence, const cha
     }
     if (!values || values->empty())
       fail(Status::not_found, "there is no tensor ", quote(wanted), "; 'logits' and 'hidden.0' … 'hidden.",
-           request->hidden_states.empty() ? 0 : request->hidden_states.size() - 1, "' exist where they were asked for");
+           request->hidden_states.empty() ? 0 : request->hidden_states.size() - 1,
+           "' exist where they were asked for");
     qwen_tensor full{};
     full.dtype = QWEN_DTYPE_F32;
     full.data = values->data();
@@ -134,6 +143,8 @@ int32_t qwen_tensors_get(const qwen_tensors* tensors, size_t sequence, const cha
   });
 }
 
-void qwen_tensors_free(qwen_tensors* tensors) { delete tensors; }
+void qwen_tensors_free(qwen_tensors* tensors) {
+  delete tensors;
+}
 
 }  // extern "C"

@@ -1,8 +1,8 @@
-// The op interface between models and machines. A model is written over these coarse operations on rows; a backend
-// owns the memory, decides how a weight is kept and which kernel runs.
+// The op interface between models and machines. A model is written over these coarse operations on rows; a
+// backend owns the memory, decides how a weight is kept and which kernel runs.
 //
-// Promise of every op: an output row depends on its own input row (and its own sequence's cache) only, and is summed in
-// an order that does not depend on how many other rows, sequences or threads there are.
+// Promise of every op: an output row depends on its own input row (and its own sequence's cache) only, and is
+// summed in an order that does not depend on how many other rows, sequences or threads there are.
 #pragma once
 
 #include <array>
@@ -19,12 +19,13 @@
 
 namespace qwen {
 
-// What `dtype` selects. f32: weights widened exactly, cache and arithmetic float32. bf16: cache bfloat16, matrices kept
-// in 16 bit, float32 accumulation; a level with bf16 matrix instructions may round the activations to bf16.
+// What `dtype` selects. f32: weights widened exactly, cache and arithmetic float32. bf16: cache bfloat16,
+// matrices kept in 16 bit, float32 accumulation; a level with bf16 matrix instructions may round the
+// activations to bf16.
 enum class Precision : uint8_t { f32, bf16 };
 
-// Activations: a view of `rows` x `width` elements in the backend's memory, row-major and dense. The element type is the
-// backend's (the CPU's is float); models only pass views on.
+// Activations: a view of `rows` x `width` elements in the backend's memory, row-major and dense. The element
+// type is the backend's (the CPU's is float); models only pass views on.
 struct Rows {
   void* data = nullptr;
   int64_t rows = 0;
@@ -43,8 +44,8 @@ class Weight {
 using WeightPtr = std::shared_ptr<const Weight>;
 
 enum class WeightUse : uint8_t {
-  matrix,     // [out, in]: linear, and embedding tables
-  vector,     // [n]: norm weights and biases
+  matrix,  // [out, in]: linear, and embedding tables
+  vector,  // [n]: norm weights and biases
 };
 
 // One output of linear(): out = x * weight^T (+ bias), or out += x * weight^T (+ bias).
@@ -55,11 +56,12 @@ struct Projection {
   bool accumulate = false;
 };
 
-// Which rotation each position gets (https://arxiv.org/abs/2104.09864, pairs (i, i + rotary_dim / 2) as in transformers).
+// Which rotation each position gets (https://arxiv.org/abs/2104.09864, pairs (i, i + rotary_dim / 2) as in
+// transformers).
 struct RopeTable {
   std::vector<float> inverse_frequencies;  // [rotary_dim / 2]
-  std::vector<uint8_t> axis;               // [rotary_dim / 2] which of the three positions each uses (text: 0)
-  float scale = 1;                         // YaRN's attention factor, multiplies cos and sin
+  std::vector<uint8_t> axis;  // [rotary_dim / 2] which of the three positions each uses (text: 0)
+  float scale = 1;            // YaRN's attention factor, multiplies cos and sin
 };
 
 // A set of layers whose sequences share one block table.
@@ -81,9 +83,9 @@ struct AttentionArgs {
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
   int64_t window = 0;
-  float scale = 1;        // of q·k, usually 1 / sqrt(head_dim)
-  int64_t group = 0;      // index into SequenceRows::block_tables
-  int64_t layer = 0;      // index inside the group
+  float scale = 1;    // of q·k, usually 1 / sqrt(head_dim)
+  int64_t group = 0;  // index into SequenceRows::block_tables
+  int64_t layer = 0;  // index inside the group
 };
 
 // How often which kernel ran since creation, e.g. {"linear.bf16.avx512", 4711}: shows what dispatch chose.
@@ -92,7 +94,8 @@ struct KernelCount {
   int64_t calls;
 };
 
-// Memory that lives for one step. rows() is cheap; rewind() recycles what was handed out since mark(), reset() everything.
+// Memory that lives for one step. rows() is cheap; rewind() recycles what was handed out since mark(),
+// reset() everything.
 class Workspace {
  public:
   struct Mark {
@@ -105,8 +108,8 @@ class Workspace {
   virtual void reset() = 0;
 };
 
-// One backend object serves one engine: its ops are called by that engine's step thread only. load() may be called from
-// any thread before that.
+// One backend object serves one engine: its ops are called by that engine's step thread only. load() may be
+// called from any thread before that.
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -129,13 +132,16 @@ class Backend {
   // All projections of one input, e.g. q, k and v.
   virtual void linear(Rows x, std::span<const Projection> projections) = 0;
   // cos and sin of every row's angles, computed once per step: out [rows, 2 * frequencies] = cos…, sin…
-  virtual void rope_angles(const RopeTable& table, std::span<const std::array<int32_t, 3>> positions, Rows out) = 0;
+  virtual void rope_angles(const RopeTable& table, std::span<const std::array<int32_t, 3>> positions,
+                           Rows out) = 0;
   // Rotates every head of x [rows, heads * head_dim] in place.
   virtual void rope(Rows x, int64_t head_dim, Rows angles) = 0;
   // Writes k and v [rows, kv_heads * head_dim] to their positions in the cache.
-  virtual void store_kv(CacheStorage& cache, const Batch& batch, const AttentionArgs& args, Rows k, Rows v) = 0;
+  virtual void store_kv(CacheStorage& cache, const Batch& batch, const AttentionArgs& args, Rows k,
+                        Rows v) = 0;
   // Causal softmax(q k^T * scale) v over each sequence's cache; q and out [rows, heads * head_dim].
-  virtual void attention(const CacheStorage& cache, const Batch& batch, const AttentionArgs& args, Rows q, Rows out) = 0;
+  virtual void attention(const CacheStorage& cache, const Batch& batch, const AttentionArgs& args, Rows q,
+                         Rows out) = 0;
   // out = silu(gate) * up; out may be gate or up.
   virtual void silu_mul(Rows gate, Rows up, Rows out) = 0;
   // out[i] = x[rows[i]]
@@ -146,8 +152,8 @@ class Backend {
 
 struct CpuOptions {
   Precision precision = Precision::bf16;
-  int threads = 0;         // 0: the cores this process may use
-  std::string isa;         // "", "portable", "avx2", "avx512": a level this machine lacks is Error unsupported
+  int threads = 0;  // 0: the cores this process may use
+  std::string isa;  // "", "portable", "avx2", "avx512": a level this machine lacks is Error unsupported
 };
 std::unique_ptr<Backend> create_cpu_backend(const CpuOptions& options);
 // The levels this machine offers, lowest first: {"portable", "avx2", …}.

@@ -1,5 +1,5 @@
-// What one step computes: a ragged batch of rows. Rows of many sequences, prompt chunks and single generated tokens
-// lie side by side without padding; one request alone is a batch of one.
+// What one step computes: a ragged batch of rows. Rows of many sequences, prompt chunks and single generated
+// tokens lie side by side without padding; one request alone is a batch of one.
 #pragma once
 
 #include <array>
@@ -9,28 +9,29 @@
 
 namespace qwen {
 
-// Positions of the key/value cache per block. Divides 64, the grid on which the hybrids' recurrent state advances.
-// Attention walks the cache in these blocks from position 0, whatever the batch looks like.
+// Positions of the key/value cache per block. Divides 64, the grid on which the hybrids' recurrent state
+// advances. Attention walks the cache in these blocks from position 0, whatever the batch looks like.
 inline constexpr int64_t kCacheBlock = 32;
 
 // One sequence's rows in the step. The rows' keys and values are stored before attention reads them.
 struct SequenceRows {
   int32_t first_row = 0;
   int32_t row_count = 0;
-  int32_t context_length = 0;  // positions in the cache before this step; row i is position context_length + i
-  // Per cache group: block ids, entry b holds positions [b * kCacheBlock, (b + 1) * kCacheBlock). Blocks that have
-  // left a sliding window may be -1; they are never read.
+  int32_t context_length =
+      0;  // positions in the cache before this step; row i is position context_length + i
+  // Per cache group: block ids, entry b holds positions [b * kCacheBlock, (b + 1) * kCacheBlock). Blocks that
+  // have left a sliding window may be -1; they are never read.
   std::vector<std::span<const int32_t>> block_tables;
   int32_t state_slot = -1;  // recurrent state (linear attention), -1: the model has none
   int32_t rope_delta = 0;   // M-RoPE: offset of text positions after an image
 };
 
 struct Batch {
-  std::vector<int32_t> token_ids;                  // [rows]
-  std::vector<std::array<int32_t, 3>> positions;   // [rows] (t, h, w); text: the same number three times
-  std::vector<int32_t> adapter_ids;                // [rows] LoRA adapter, 0: none
-  std::vector<SequenceRows> sequences;             // in row order, covering all rows
-  std::vector<int32_t> logit_rows;                 // rows whose logits are wanted, ascending
+  std::vector<int32_t> token_ids;                 // [rows]
+  std::vector<std::array<int32_t, 3>> positions;  // [rows] (t, h, w); text: the same number three times
+  std::vector<int32_t> adapter_ids;               // [rows] LoRA adapter, 0: none
+  std::vector<SequenceRows> sequences;            // in row order, covering all rows
+  std::vector<int32_t> logit_rows;                // rows whose logits are wanted, ascending
   // A row whose input is an embedding instead of token_ids[row] (images, audio) will have its place here.
 
   int64_t rows() const { return static_cast<int64_t>(token_ids.size()); }

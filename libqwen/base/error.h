@@ -15,19 +15,19 @@ namespace qwen {
 // The values are those of qwen_status in qwen.h (asserted in api/).
 enum class Status : int32_t {
   ok = 0,
-  invalid_argument = 1,   // an argument, option key or option value is not acceptable
-  not_found = 2,          // a file or folder does not exist
-  io = 3,                 // the operating system refused to read
-  invalid_file = 4,       // a file exists but its content is broken or contradictory
-  unsupported = 5,        // well-formed, but this library (version, build, machine) cannot do it
+  invalid_argument = 1,  // an argument, option key or option value is not acceptable
+  not_found = 2,         // a file or folder does not exist
+  io = 3,                // the operating system refused to read
+  invalid_file = 4,      // a file exists but its content is broken or contradictory
+  unsupported = 5,       // well-formed, but this library (version, build, machine) cannot do it
   out_of_memory = 6,
   cancelled = 7,
-  closed = 8,             // the engine or queue was destroyed meanwhile
+  closed = 8,  // the engine or queue was destroyed meanwhile
   timeout = 9,
-  callback = 10,          // the host's own callback reported failure
-  forked = 11,            // used in a child process of the process that created the object
-  busy = 12,              // a bounded queue is full
-  internal = 13,          // a defect of this library
+  callback = 10,  // the host's own callback reported failure
+  forked = 11,    // used in a child process of the process that created the object
+  busy = 12,      // a bounded queue is full
+  internal = 13,  // a defect of this library
 };
 
 class Error : public std::exception {
@@ -43,13 +43,20 @@ class Error : public std::exception {
 };
 
 namespace detail {
-inline void append(std::string& out, std::string_view text) { out.append(text); }
-inline void append(std::string& out, const char* text) { out.append(text); }
-inline void append(std::string& out, char c) { out.push_back(c); }
-inline void append(std::string& out, bool value) { out.append(value ? "true" : "false"); }
+inline void append(std::string& out, std::string_view text) {
+  out.append(text);
+}
+inline void append(std::string& out, const char* text) {
+  out.append(text);
+}
+inline void append(std::string& out, char c) {
+  out.push_back(c);
+}
+inline void append(std::string& out, bool value) {
+  out.append(value ? "true" : "false");
+}
 template <class Number>
-  requires(std::integral<Number> || std::floating_point<Number>)
-void append(std::string& out, Number value) {
+requires(std::integral<Number> || std::floating_point<Number>) void append(std::string& out, Number value) {
   char digits[64];
   const auto end = std::to_chars(digits, digits + sizeof digits, value);
   out.append(digits, end.ptr);
@@ -69,7 +76,8 @@ template <class... Pieces>
   throw Error(status, cat(pieces...));
 }
 
-// cat() of an untrusted value for use inside a message: quoted, control bytes escaped, shortened to `limit` bytes.
+// cat() of an untrusted value for use inside a message: quoted, control bytes escaped, shortened to `limit`
+// bytes.
 std::string quote(std::string_view untrusted, size_t limit = 80);
 
 }  // namespace qwen

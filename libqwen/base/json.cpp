@@ -8,8 +8,9 @@
 namespace qwen {
 namespace {
 
-constexpr unsigned kParseFlags = rapidjson::kParseValidateEncodingFlag | rapidjson::kParseFullPrecisionFlag |
-                                 rapidjson::kParseIterativeFlag;  // iterative: deep nesting cannot overflow the stack
+constexpr unsigned kParseFlags =
+    rapidjson::kParseValidateEncodingFlag | rapidjson::kParseFullPrecisionFlag |
+    rapidjson::kParseIterativeFlag;  // iterative: deep nesting cannot overflow the stack
 
 [[noreturn]] void wrong_type(std::string_view source, std::string_view key, std::string_view wanted,
                              const JsonValue& value) {
@@ -36,21 +37,27 @@ JsonDocument parse_json(std::string_view text, std::string_view source) {
 
 std::string_view json_kind(const JsonValue& value) {
   switch (value.GetType()) {
-    case rapidjson::kNullType: return "null";
+    case rapidjson::kNullType:
+      return "null";
     case rapidjson::kFalseType:
-    case rapidjson::kTrueType: return "a boolean";
-    case rapidjson::kNumberType: return "a number";
-    case rapidjson::kStringType: return "a string";
-    case rapidjson::kArrayType: return "an array";
-    case rapidjson::kObjectType: return "an object";
+    case rapidjson::kTrueType:
+      return "a boolean";
+    case rapidjson::kNumberType:
+      return "a number";
+    case rapidjson::kStringType:
+      return "a string";
+    case rapidjson::kArrayType:
+      return "an array";
+    case rapidjson::kObjectType:
+      return "an object";
   }
   return "unknown";
 }
 
 const JsonValue* json_find(const JsonValue& object, std::string_view key) {
   if (!object.IsObject()) return nullptr;
-  const auto member =
-      object.FindMember(JsonValue(rapidjson::StringRef(key.data(), static_cast<rapidjson::SizeType>(key.size()))));
+  const auto member = object.FindMember(
+      JsonValue(rapidjson::StringRef(key.data(), static_cast<rapidjson::SizeType>(key.size()))));
   if (member == object.MemberEnd() || member->value.IsNull()) return nullptr;
   return &member->value;
 }
@@ -60,7 +67,8 @@ std::optional<int64_t> json_int(const JsonValue& object, std::string_view key, s
   if (!value) return std::nullopt;
   if (value->IsInt64()) return value->GetInt64();
   // Some exporters write 1e6 or 1000000.0 where an integer is meant.
-  if (value->IsDouble() && std::trunc(value->GetDouble()) == value->GetDouble() && std::abs(value->GetDouble()) < 9e15)
+  if (value->IsDouble() && std::trunc(value->GetDouble()) == value->GetDouble() &&
+      std::abs(value->GetDouble()) < 9e15)
     return static_cast<int64_t>(value->GetDouble());
   wrong_type(source, key, "an integer", *value);
 }
@@ -79,7 +87,8 @@ std::optional<bool> json_bool(const JsonValue& object, std::string_view key, std
   return value->GetBool();
 }
 
-std::optional<std::string> json_string(const JsonValue& object, std::string_view key, std::string_view source) {
+std::optional<std::string> json_string(const JsonValue& object, std::string_view key,
+                                       std::string_view source) {
   const JsonValue* value = json_find(object, key);
   if (!value) return std::nullopt;
   if (!value->IsString()) wrong_type(source, key, "a string", *value);

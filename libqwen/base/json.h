@@ -1,5 +1,5 @@
-// JSON for the rest of the library: RapidJSON (header-only) behind one parse function with named errors, and typed
-// member access whose errors say which file and key are wrong and what would be right.
+// JSON for the rest of the library: RapidJSON (header-only) behind one parse function with named errors, and
+// typed member access whose errors say which file and key are wrong and what would be right.
 #pragma once
 
 #include <rapidjson/document.h>
@@ -15,20 +15,24 @@ namespace qwen {
 using JsonValue = rapidjson::Value;
 using JsonDocument = rapidjson::Document;
 
-// Parses a complete JSON text (RFC 8259, UTF-8 validated, nesting bounded). `source` names the file in the error.
+// Parses a complete JSON text (RFC 8259, UTF-8 validated, nesting bounded). `source` names the file in the
+// error.
 JsonDocument parse_json(std::string_view text, std::string_view source);
 
-inline std::string_view json_text(const JsonValue& string) { return {string.GetString(), string.GetStringLength()}; }
+inline std::string_view json_text(const JsonValue& string) {
+  return {string.GetString(), string.GetStringLength()};
+}
 
 // "null", "a boolean", "a number", "a string", "an array", "an object": for error messages.
 std::string_view json_kind(const JsonValue& value);
 
-// Member access on an object. find: nullptr when absent or null. The typed getters return nullopt when absent or
-// null, and throw Error(invalid_file) when the member has another type. `source` names the file.
+// Member access on an object. find: nullptr when absent or null. The typed getters return nullopt when absent
+// or null, and throw Error(invalid_file) when the member has another type. `source` names the file.
 const JsonValue* json_find(const JsonValue& object, std::string_view key);
 std::optional<int64_t> json_int(const JsonValue& object, std::string_view key, std::string_view source);
 std::optional<double> json_number(const JsonValue& object, std::string_view key, std::string_view source);
 std::optional<bool> json_bool(const JsonValue& object, std::string_view key, std::string_view source);
-std::optional<std::string> json_string(const JsonValue& object, std::string_view key, std::string_view source);
+std::optional<std::string> json_string(const JsonValue& object, std::string_view key,
+                                       std::string_view source);
 
 }  // namespace qwen

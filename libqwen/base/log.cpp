@@ -7,8 +7,8 @@
 namespace qwen {
 namespace {
 
-std::mutex g_mutex;                // one message at a time, and none while the sink is replaced
-std::atomic<int32_t> g_level{0};   // 0: off; read without the lock on the hot path
+std::mutex g_mutex;               // one message at a time, and none while the sink is replaced
+std::atomic<int32_t> g_level{0};  // 0: off; read without the lock on the hot path
 LogSink g_sink = nullptr;
 void* g_user = nullptr;
 
@@ -21,7 +21,9 @@ void set_log_sink(LogSink sink, void* user, LogLevel level) {
   g_level.store(sink ? static_cast<int32_t>(level) : 0, std::memory_order_relaxed);
 }
 
-bool log_enabled(LogLevel level) { return static_cast<int32_t>(level) <= g_level.load(std::memory_order_relaxed); }
+bool log_enabled(LogLevel level) {
+  return static_cast<int32_t>(level) <= g_level.load(std::memory_order_relaxed);
+}
 
 void write_log(LogLevel level, std::string_view message) {
   const std::string terminated(message);

@@ -39,7 +39,8 @@ MappedFile::MappedFile(const std::filesystem::path& path, LoadMode mode) : path_
   const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (file.get() < 0) {
     const int error = errno;
-    fail(error == ENOENT || error == ENOTDIR ? Status::not_found : Status::io, path.string(), ": ", reason(error));
+    fail(error == ENOENT || error == ENOTDIR ? Status::not_found : Status::io, path.string(), ": ",
+         reason(error));
   }
   struct stat info {};
   if (::fstat(file.get(), &info) != 0) fail(Status::io, path.string(), ": ", reason(errno));
@@ -52,8 +53,8 @@ MappedFile::MappedFile(const std::filesystem::path& path, LoadMode mode) : path_
                         map ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, map ? file.get() : -1, 0);
   if (memory == MAP_FAILED) {
     const int error = errno;
-    fail(error == ENOMEM ? Status::out_of_memory : Status::io, path.string(), ": cannot ", map ? "map " : "hold ", size,
-         " bytes: ", reason(error));
+    fail(error == ENOMEM ? Status::out_of_memory : Status::io, path.string(), ": cannot ",
+         map ? "map " : "hold ", size, " bytes: ", reason(error));
   }
   data_ = static_cast<std::byte*>(memory);
   size_ = size;
@@ -73,7 +74,9 @@ MappedFile::MappedFile(const std::filesystem::path& path, LoadMode mode) : path_
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
-    : path_(std::move(other.path_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    : path_(std::move(other.path_)),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)) {}
 
 MappedFile::~MappedFile() {
   if (data_) ::munmap(data_, size_);

@@ -9,8 +9,8 @@
 namespace qwen {
 
 enum class LoadMode {
-  mmap,  // mapped: costs page faults only, pages are shared between processes; a file truncated later by somebody
-         // else raises SIGBUS in this process
+  mmap,  // mapped: costs page faults only, pages are shared between processes; a file truncated later by
+         // somebody else raises SIGBUS in this process
   read,  // read into private memory: slower to open, immune to later changes of the file
 };
 

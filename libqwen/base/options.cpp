@@ -20,7 +20,8 @@ constexpr OptionRow kTable[] = {
     {"device", kStr, kEngine, false, 0, 0, "auto", "auto|cpu", "", "Where the model runs."},
     {"dtype", kStr, kEngine, false, 0, 0, "bf16", "bf16|f32", "",
      "bf16: 16-bit matrices and cache. f32: weights widened, all arithmetic and the cache float32."},
-    {"threads", kI64, kEngine, true, 0, 1024, "0", "", "threads", "Computing threads; 0: the cores this process may use."},
+    {"threads", kI64, kEngine, true, 0, 1024, "0", "", "threads",
+     "Computing threads; 0: the cores this process may use."},
     {"cpu_isa", kStr, kEngine, false, 0, 0, "", "portable|avx2|avx512", "",
      "Forces a CPU instruction set level; default: the best one of this machine."},
     {"load", kStr, kEngine, false, 0, 0, "mmap", "mmap|read", "",
@@ -28,40 +29,51 @@ constexpr OptionRow kTable[] = {
     {"context_length", kI64, kEngine, true, 0, 1 << 24, "0", "", "tokens",
      "Longest prompt + answer of a request; 0: what the model allows."},
     {"kv_cache_bytes", kI64, kEngine, true, 0, kMaxInt, "0", "", "bytes",
-     "Memory for keys and values; 0: room for one full context or four times 4,096 tokens, whichever is more, within half of the "
+     "Memory for keys and values; 0: room for one full context or four times 4,096 tokens, whichever is "
+     "more, within half of the "
      "free memory."},
     {"max_batch_tokens", kI64, kEngine, true, 1, 65536, "512", "", "tokens",
      "Most tokens computed in one step; a longer prompt is computed in chunks."},
-    {"max_running", kI64, kEngine, true, 1, 4096, "64", "", "requests", "Most requests computed in one step."},
+    {"max_running", kI64, kEngine, true, 1, 4096, "64", "", "requests",
+     "Most requests computed in one step."},
     {"max_waiting", kI64, kEngine, true, 1, 1 << 20, "65536", "", "requests",
      "Most requests that may wait; one more is QWEN_ERR_BUSY."},
-    {"progress", OptionType::callback, kEngine, false, 0, 0, "", "", "", "A qwen_progress_fn, called while loading."},
+    {"progress", OptionType::callback, kEngine, false, 0, 0, "", "", "",
+     "A qwen_progress_fn, called while loading."},
 
     {"max_tokens", kI64, kRequest, true, 1, 1 << 24, "", "", "tokens",
      "Most tokens to generate; default: what is left of the context."},
-    {"min_tokens", kI64, kRequest, true, 0, 1 << 24, "0", "", "tokens", "End tokens are not chosen before this many."},
-    {"temperature", kF64, kRequest, true, 0, 100, "1", "", "", "Divides the logits; 0: always the most likely token."},
+    {"min_tokens", kI64, kRequest, true, 0, 1 << 24, "0", "", "tokens",
+     "End tokens are not chosen before this many."},
+    {"temperature", kF64, kRequest, true, 0, 100, "1", "", "",
+     "Divides the logits; 0: always the most likely token."},
     {"top_k", kI64, kRequest, true, 0, 1 << 24, "0", "", "tokens", "Keep the k most likely tokens; 0: all."},
-    {"top_p", kF64, kRequest, true, 0, 1, "1", "", "", "Keep the likeliest tokens that together reach this probability."},
+    {"top_p", kF64, kRequest, true, 0, 1, "1", "", "",
+     "Keep the likeliest tokens that together reach this probability."},
     {"min_p", kF64, kRequest, true, 0, 1, "0", "", "",
      "Keep tokens at least this fraction as likely as the likeliest one."},
     {"repetition_penalty", kF64, kRequest, true, 0.01, 100, "1", "", "",
-     "Divides positive and multiplies negative logits of tokens in prompt and answer (transformers' formula)."},
+     "Divides positive and multiplies negative logits of tokens in prompt and answer (transformers' "
+     "formula)."},
     {"frequency_penalty", kF64, kRequest, true, -100, 100, "0", "", "",
      "Subtracted from a token's logit for each time it was generated (OpenAI's formula)."},
     {"presence_penalty", kF64, kRequest, true, -100, 100, "0", "", "",
      "Subtracted from the logit of every token generated already (OpenAI's formula)."},
     {"penalty_window", kI64, kRequest, true, 0, 1 << 24, "0", "", "tokens",
      "The penalties look at the last so many tokens only; 0: at all."},
-    {"logit_bias", OptionType::bias, kRequest, true, -1e30, 1e30, "", "", "", "Added to the logits of these tokens."},
+    {"logit_bias", OptionType::bias, kRequest, true, -1e30, 1e30, "", "", "",
+     "Added to the logits of these tokens."},
     {"stop_token_ids", OptionType::i32_array, kRequest, false, 0, 0, "", "", "",
      "More tokens that end the answer, besides the model's own."},
-    {"ignore_eos", kI64, kRequest, true, 0, 1, "0", "", "", "1: the model's end tokens do not end the answer."},
+    {"ignore_eos", kI64, kRequest, true, 0, 1, "0", "", "",
+     "1: the model's end tokens do not end the answer."},
     {"seed", kI64, kRequest, true, 0, kMaxInt, "", "", "",
      "Makes sampling repeatable; default: drawn, and reported in the stats."},
-    {"logprobs", kI64, kRequest, true, 0, 1, "0", "", "", "1: report the log-probability of every chosen token."},
+    {"logprobs", kI64, kRequest, true, 0, 1, "0", "", "",
+     "1: report the log-probability of every chosen token."},
     {"reasoning_mode", kI64, kRequest, true, -1, 1, "-1", "", "",
-     "Thinking before the answer, where the chat template can switch it: 0 off, 1 on, -1 as the template has it."},
+     "Thinking before the answer, where the chat template can switch it: 0 off, 1 on, -1 as the template has "
+     "it."},
 };
 
 const OptionRow& row(std::string_view key) {
@@ -76,13 +88,20 @@ const OptionRow& row(std::string_view key) {
 
 std::string_view type_name(OptionType type) {
   switch (type) {
-    case OptionType::i64: return "an integer";
-    case OptionType::f64: return "a number";
-    case OptionType::str: return "a text";
-    case OptionType::i32_array: return "a list of token ids";
-    case OptionType::str_array: return "a list of texts";
-    case OptionType::bias: return "a list of token ids with biases";
-    case OptionType::callback: return "a callback";
+    case OptionType::i64:
+      return "an integer";
+    case OptionType::f64:
+      return "a number";
+    case OptionType::str:
+      return "a text";
+    case OptionType::i32_array:
+      return "a list of token ids";
+    case OptionType::str_array:
+      return "a list of texts";
+    case OptionType::bias:
+      return "a list of token ids with biases";
+    case OptionType::callback:
+      return "a callback";
   }
   return "?";
 }
@@ -90,7 +109,8 @@ std::string_view type_name(OptionType type) {
 const OptionRow& row_of_type(std::string_view key, OptionType type) {
   const OptionRow& found = row(key);
   if (found.type != type)
-    fail(Status::invalid_argument, "option '", key, "' takes ", type_name(found.type), ", not ", type_name(type));
+    fail(Status::invalid_argument, "option '", key, "' takes ", type_name(found.type), ", not ",
+         type_name(type));
   return found;
 }
 
@@ -101,8 +121,8 @@ void check_bounds(const OptionRow& option, Number value, std::string_view what =
   if (static_cast<double>(value) >= option.minimum && static_cast<double>(value) <= option.maximum) return;
   const bool integer = option.type == OptionType::i64;
   const auto bound = [&](double b) { return integer ? cat(static_cast<int64_t>(b)) : cat(b); };
-  fail(Status::invalid_argument, "option '", option.key, "'", what, " is ", value, "; allowed are ", bound(option.minimum),
-       " to ", bound(option.maximum));
+  fail(Status::invalid_argument, "option '", option.key, "'", what, " is ", value, "; allowed are ",
+       bound(option.minimum), " to ", bound(option.maximum));
 }
 
 void check_choice(const OptionRow& option, std::string_view text) {
@@ -114,7 +134,8 @@ void check_choice(const OptionRow& option, std::string_view text) {
     if (bar == std::string_view::npos) break;
     rest.remove_prefix(bar + 1);
   }
-  fail(Status::invalid_argument, "option '", option.key, "' is ", quote(text), "; allowed are ", option.choices);
+  fail(Status::invalid_argument, "option '", option.key, "' is ", quote(text), "; allowed are ",
+       option.choices);
 }
 
 template <class Number>
@@ -152,7 +173,9 @@ void checked_from(const std::string& variable, Check check) {
 
 }  // namespace
 
-std::span<const OptionRow> option_table() { return kTable; }
+std::span<const OptionRow> option_table() {
+  return kTable;
+}
 
 void Options::set(std::string_view key, int64_t value) {
   if (row(key).type == OptionType::f64) return set(key, static_cast<double>(value));  // temperature = 1
@@ -173,7 +196,8 @@ void Options::set(std::string_view key, std::string_view text) {
 void Options::set(std::string_view key, std::vector<int32_t> values) {
   row_of_type(key, OptionType::i32_array);
   for (const int32_t id : values)
-    if (id < 0) fail(Status::invalid_argument, "option '", key, "' holds ", id, "; token ids are not negative");
+    if (id < 0)
+      fail(Status::invalid_argument, "option '", key, "' holds ", id, "; token ids are not negative");
   values_.insert_or_assign(std::string(key), std::move(values));
 }
 
@@ -185,7 +209,8 @@ void Options::set(std::string_view key, std::vector<std::string> texts) {
 void Options::set(std::string_view key, TokenBias biases) {
   const OptionRow& option = row_of_type(key, OptionType::bias);
   for (const auto& [id, bias] : biases) {
-    if (id < 0) fail(Status::invalid_argument, "option '", key, "' holds token ", id, "; token ids are not negative");
+    if (id < 0)
+      fail(Status::invalid_argument, "option '", key, "' holds token ", id, "; token ids are not negative");
     check_bounds(option, bias, cat(" of token ", id));
   }
   values_.insert_or_assign(std::string(key), std::move(biases));

@@ -1,5 +1,6 @@
-// The one table of options: every engine option and sampling parameter of the product is a row here. The C setters, the
-// environment, Python's keyword arguments and the command line are all read from it, so they cannot disagree.
+// The one table of options: every engine option and sampling parameter of the product is a row here. The C
+// setters, the environment, Python's keyword arguments and the command line are all read from it, so they
+// cannot disagree.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +17,15 @@
 namespace qwen {
 
 // The numbers are those of QWEN_OPTION_… and QWEN_SCOPE_… in qwen.h (asserted in api/).
-enum class OptionType : int32_t { i64 = 1, f64 = 2, str = 3, i32_array = 4, str_array = 5, bias = 6, callback = 7 };
+enum class OptionType : int32_t {
+  i64 = 1,
+  f64 = 2,
+  str = 3,
+  i32_array = 4,
+  str_array = 5,
+  bias = 6,
+  callback = 7
+};
 enum class OptionScope : int32_t { engine = 1, request = 2 };
 
 struct OptionRow {
@@ -40,8 +49,8 @@ struct HostCallback {
   std::shared_ptr<void> user;
 };
 
-// Checked values by key. Every setter throws Error(invalid_argument) naming the key, the value and what is allowed.
-// Copying is cheap enough to be done at every submit.
+// Checked values by key. Every setter throws Error(invalid_argument) naming the key, the value and what is
+// allowed. Copying is cheap enough to be done at every submit.
 class Options {
  public:
   void set(std::string_view key, int64_t value);
@@ -52,7 +61,8 @@ class Options {
   void set(std::string_view key, TokenBias biases);
   void set(std::string_view key, HostCallback callback);
 
-  // Set here > environment variable QWEN_<KEY> (engine scope only) > nullopt. Throws Error for a bad environment value.
+  // Set here > environment variable QWEN_<KEY> (engine scope only) > nullopt. Throws Error for a bad
+  // environment value.
   std::optional<int64_t> i64(std::string_view key) const;
   std::optional<double> f64(std::string_view key) const;
   std::optional<std::string> str(std::string_view key) const;
@@ -67,8 +77,8 @@ class Options {
   std::string str_or_default(std::string_view key) const;
 
  private:
-  using Value = std::variant<int64_t, double, std::string, std::vector<int32_t>, std::vector<std::string>, TokenBias,
-                             HostCallback>;
+  using Value = std::variant<int64_t, double, std::string, std::vector<int32_t>, std::vector<std::string>,
+                             TokenBias, HostCallback>;
   template <class T>
   const T* find(std::string_view key) const;
 

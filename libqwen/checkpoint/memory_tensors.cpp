@@ -4,18 +4,24 @@
 
 namespace qwen {
 
-void MemoryTensors::add(std::string name, DType dtype, std::vector<int64_t> shape, const void* data, size_t bytes) {
+void MemoryTensors::add(std::string name, DType dtype, std::vector<int64_t> shape, const void* data,
+                        size_t bytes) {
   size_t expected = dtype_size(dtype);
   for (const int64_t size : shape) {
-    if (size < 0) fail(Status::invalid_argument, "tensor ", quote(name), ": shape ", shape_text(shape), " is negative");
+    if (size < 0)
+      fail(Status::invalid_argument, "tensor ", quote(name), ": shape ", shape_text(shape), " is negative");
     if (__builtin_mul_overflow(expected, static_cast<size_t>(size), &expected))
       fail(Status::invalid_argument, "tensor ", quote(name), ": shape ", shape_text(shape), " is too large");
   }
   if (expected != bytes)
-    fail(Status::invalid_argument, "tensor ", quote(name), ": shape ", shape_text(shape), " of ", dtype_name(dtype), " takes ",
-         expected, " bytes, not ", bytes);
-  TensorView view{.name = name, .dtype = dtype, .shape = std::move(shape), .data = static_cast<const std::byte*>(data),
-                  .bytes = bytes, .source = "memory"};
+    fail(Status::invalid_argument, "tensor ", quote(name), ": shape ", shape_text(shape), " of ",
+         dtype_name(dtype), " takes ", expected, " bytes, not ", bytes);
+  TensorView view{.name = name,
+                  .dtype = dtype,
+                  .shape = std::move(shape),
+                  .data = static_cast<const std::byte*>(data),
+                  .bytes = bytes,
+                  .source = "memory"};
   if (!tensors_.emplace(name, std::move(view)).second)
     fail(Status::invalid_argument, "tensor ", quote(name), " was added already");
 }

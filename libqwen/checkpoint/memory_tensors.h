@@ -20,7 +20,8 @@ class MemoryTensors final : public TensorSource {
   MemoryTensors(const MemoryTensors&) = delete;
   MemoryTensors& operator=(const MemoryTensors&) = delete;
 
-  // Throws Error(invalid_argument): a second tensor of that name, a negative dimension, shape x dtype != bytes.
+  // Throws Error(invalid_argument): a second tensor of that name, a negative dimension, shape x dtype !=
+  // bytes.
   void add(std::string name, DType dtype, std::vector<int64_t> shape, const void* data, size_t bytes);
 
   const TensorView* find(std::string_view name) const override;

@@ -86,8 +86,7 @@ void refuse_quantized(const JsonFields& root) {
 // model as if they were not there would give wrong text without any error.
 void refuse_other_arithmetic(const JsonFields& root, const Family& family) {
   const std::string activation = root.text("hidden_act").value_or("silu");
-  if (activation != "silu")
-    root.reject("hidden_act", qwen::quote(activation), "'silu'", Status::unsupported);
+  if (activation != "silu") root.reject("hidden_act", qwen::quote(activation), "'silu'", Status::unsupported);
   // Qwen2 ignores the key: its q, k and v always have biases, its o_proj never.
   if (!family.query_key_value_bias && root.boolean("attention_bias").value_or(false))
     root.reject("attention_bias", "true", cat("false or absent for ", family.architecture),

@@ -48,8 +48,8 @@ std::vector<MapEntry> read_weight_map(const JsonValue& index, std::string_view s
   for (const auto& member : map->GetObject()) {
     const std::string_view tensor = json_text(member.name);
     if (!member.value.IsString())
-      fail(Status::invalid_file, source, ": the shard of tensor ", quote(tensor),
-           " must be a string, it is ", json_kind(member.value));
+      fail(Status::invalid_file, source, ": the shard of tensor ", quote(tensor), " must be a string, it is ",
+           json_kind(member.value));
     check_shard_name(json_text(member.value), tensor, source);
     entries.push_back({tensor, json_text(member.value)});
   }

@@ -22,15 +22,18 @@ int64_t available_memory() {
   return 0;
 }
 
-int64_t blocks_for(int64_t tokens) { return (tokens + kCacheBlock - 1) / kCacheBlock; }
+int64_t blocks_for(int64_t tokens) {
+  return (tokens + kCacheBlock - 1) / kCacheBlock;
+}
 
-// How many blocks each cache group gets: kv_cache_bytes shared out, or the default the options table promises.
+// How many blocks each cache group gets: kv_cache_bytes shared out, or the default the options table
+// promises.
 int64_t cache_blocks(const Options& options, int64_t context_length, int64_t block_bytes) {
   const int64_t wanted = options.i64_or_default("kv_cache_bytes");
   if (wanted > 0) {
     if (wanted < block_bytes)
-      fail(Status::invalid_argument, "option 'kv_cache_bytes' is ", wanted, "; one block of ", kCacheBlock, " tokens takes ",
-           block_bytes, " bytes");
+      fail(Status::invalid_argument, "option 'kv_cache_bytes' is ", wanted, "; one block of ", kCacheBlock,
+           " tokens takes ", block_bytes, " bytes");
     return wanted / block_bytes;
   }
   const int64_t generous = blocks_for(std::max<int64_t>(context_length, 4 * 4096));
@@ -40,12 +43,13 @@ int64_t cache_blocks(const Options& options, int64_t context_length, int64_t blo
 
 }  // namespace
 
-Engine::Engine(std::shared_ptr<const LoadedModel> loaded, const Options& options) : loaded_(std::move(loaded)) {
+Engine::Engine(std::shared_ptr<const LoadedModel> loaded, const Options& options)
+    : loaded_(std::move(loaded)) {
   const Model& model = *loaded_->model;
   CpuOptions cpu = resolve_cpu_options(options);
   if (options.str("dtype") && cpu.precision != loaded_->precision)
-    fail(Status::invalid_argument, "option 'dtype' is '", *options.str("dtype"), "', but the model was opened as '",
-         loaded_->precision == Precision::f32 ? "f32" : "bf16", "'");
+    fail(Status::invalid_argument, "option 'dtype' is '", *options.str("dtype"),
+         "', but the model was opened as '", loaded_->precision == Precision::f32 ? "f32" : "bf16", "'");
   cpu.precision = loaded_->precision;
   if (cpu.threads == 0) cpu.threads = default_thread_count();
   threads_ = cpu.threads;
@@ -55,7 +59,8 @@ Engine::Engine(std::shared_ptr<const LoadedModel> loaded, const Options& options
   const int64_t model_context = model.config().context_length();
   const int64_t wanted_context = options.i64_or_default("context_length");
   if (wanted_context > model_context)
-    fail(Status::invalid_argument, "option 'context_length' is ", wanted_context, "; the model allows up to ", model_context);
+    fail(Status::invalid_argument, "option 'context_length' is ", wanted_context, "; the model allows up to ",
+         model_context);
   context_length_ = wanted_context > 0 ? wanted_context : model_context;
   max_waiting_ = options.i64_or_default("max_waiting");
 
@@ -89,19 +94,20 @@ std::shared_ptr<Request> Engine::make_request(RequestInput input) const {
   if (size == 0) fail(Status::invalid_argument, "the prompt is empty; it must hold at least one token");
   for (size_t i = 0; i < input.prompt.size(); ++i) {
     if (input.prompt[i] < 0 || input.prompt[i] >= vocab_size)
-      fail(Status::invalid_argument, "token ", i, " of the prompt is ", input.prompt[i], "; the model's vocabulary is 0 to ",
-           vocab_size - 1);
+      fail(Status::invalid_argument, "token ", i, " of the prompt is ", input.prompt[i],
+           "; the model's vocabulary is 0 to ", vocab_size - 1);
   }
   const bool generates = !input.tensors.any();
   if ((generates || input.tensors.logits) && !model.has_head())
-    fail(Status::unsupported, "this checkpoint has no lm_head.weight: it is an embedding model, it gives hidden states but "
+    fail(Status::unsupported,
+         "this checkpoint has no lm_head.weight: it is an embedding model, it gives hidden states but "
          "neither logits nor text");
   const int64_t room = std::min(context_length_, cache_blocks_ * kCacheBlock);
-  const auto limit = room < context_length_
-                         ? cat(room, " tokens, what kv_cache_bytes has room for")
-                         : cat(room, " tokens, the context length");
+  const auto limit = room < context_length_ ? cat(room, " tokens, what kv_cache_bytes has room for")
+                                            : cat(room, " tokens, the context length");
   if (size + (generates ? 1 : 0) > room)
-    fail(Status::invalid_argument, "the prompt has ", size, " tokens; prompt and answer together are limited to ", limit);
+    fail(Status::invalid_argument, "the prompt has ", size,
+         " tokens; prompt and answer together are limited to ", limit);
   const auto& max_tokens = input.params.max_tokens;
   if (generates && max_tokens && *max_tokens > room - size)
     fail(Status::invalid_argument, "the prompt has ", size, " tokens and max_tokens is ", *max_tokens,
@@ -117,7 +123,8 @@ void Engine::submit(const std::shared_ptr<Request>& request) {
     const std::lock_guard lock(mutex_);
     if (closing_) fail(Status::closed, "the engine is being destroyed");
     if (stats_.waiting + static_cast<int64_t>(inbox_.size()) >= max_waiting_)
-      fail(Status::busy, "the engine's queue is full: max_waiting is ", max_waiting_, " requests; try again later");
+      fail(Status::busy, "the engine's queue is full: max_waiting is ", max_waiting_,
+           " requests; try again later");
     inbox_.push_back(request);
   }
   work_.notify_one();
@@ -130,7 +137,9 @@ EngineStats Engine::stats() const {
   return stats;
 }
 
-std::vector<KernelCount> Engine::kernel_counts() const { return runner_->backend().kernel_counts(); }
+std::vector<KernelCount> Engine::kernel_counts() const {
+  return runner_->backend().kernel_counts();
+}
 
 void Engine::step_loop() {
   sigset_t all;
@@ -203,7 +212,8 @@ void Engine::commit(const ScheduledStep& step, std::span<float> logits) {
       if (complete) request.finish(FinishReason::stop);
     } else if (complete) {
       const auto row = logits.subspan(logits_row++ * vocab_size, vocab_size);
-      if (request.cancel_wanted() || request.stop_wanted()) continue;  // the next sweep ends it, without this token
+      if (request.cancel_wanted() || request.stop_wanted())
+        continue;  // the next sweep ends it, without this token
       try {
         const auto [token, logprob] =
             sampler_.sample(row, request.input().params, request.input().prompt, request.generated(), 0);

@@ -32,8 +32,9 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  // Checks the input against the model and the limits, and makes the request; submit() hands it to the step loop.
-  // Throws Error: invalid_argument (empty or too long prompt, token out of range), busy, closed. Any thread.
+  // Checks the input against the model and the limits, and makes the request; submit() hands it to the step
+  // loop. Throws Error: invalid_argument (empty or too long prompt, token out of range), busy, closed. Any
+  // thread.
   std::shared_ptr<Request> make_request(RequestInput input) const;
   void submit(const std::shared_ptr<Request>& request);
 
@@ -42,8 +43,8 @@ class Engine {
   int threads() const { return threads_; }
   int64_t context_length() const { return context_length_; }
   const std::string& backend_name() const { return backend_name_; }
-  EngineStats stats() const;                        // any thread
-  std::vector<KernelCount> kernel_counts() const;   // any thread
+  EngineStats stats() const;                       // any thread
+  std::vector<KernelCount> kernel_counts() const;  // any thread
 
  private:
   void step_loop();

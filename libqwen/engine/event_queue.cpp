@@ -40,8 +40,8 @@ std::vector<Event> EventQueue::pop_all(int64_t timeout_ms) {
   std::vector<Event> taken;
   if (!wait(lock, timeout_ms)) return taken;
   // Events of requests that the host has freed meanwhile are nobody's any more.
-  std::copy_if(std::make_move_iterator(events_.begin()), std::make_move_iterator(events_.end()), std::back_inserter(taken),
-               [](const Event& event) { return !event.request->detached(); });
+  std::copy_if(std::make_move_iterator(events_.begin()), std::make_move_iterator(events_.end()),
+               std::back_inserter(taken), [](const Event& event) { return !event.request->detached(); });
   events_.clear();
   signal(false);
   return taken;

@@ -1,4 +1,5 @@
-// Where a host meets the events of its requests: filled by the step thread, drained by the host's threads or event loop.
+// Where a host meets the events of its requests: filled by the step thread, drained by the host's threads or
+// event loop.
 #pragma once
 
 #include <condition_variable>

@@ -10,12 +10,15 @@ std::function<void(double)> progress_callback(const Options& options) {
   const HostCallback callback = options.callback("progress");
   if (!callback.function) return nullptr;
   return [callback](double fraction) {
-    const auto function = reinterpret_cast<int32_t (*)(double, void*)>(callback.function);  // qwen_progress_fn
-    if (function(fraction, callback.user.get()) != 0) fail(Status::cancelled, "loading was cancelled by the host");
+    const auto function =
+        reinterpret_cast<int32_t (*)(double, void*)>(callback.function);  // qwen_progress_fn
+    if (function(fraction, callback.user.get()) != 0)
+      fail(Status::cancelled, "loading was cancelled by the host");
   };
 }
 
-std::shared_ptr<const Model> load(const ModelConfig& config, const TensorSource& tensors, const Options& options) {
+std::shared_ptr<const Model> load(const ModelConfig& config, const TensorSource& tensors,
+                                  const Options& options) {
   CpuOptions cpu = resolve_cpu_options(options);
   cpu.threads = 1;  // loading maps, it does not compute; each engine makes its own threads
   const auto backend = create_cpu_backend(cpu);
@@ -49,13 +52,15 @@ std::shared_ptr<const LoadedModel> open_model(const std::filesystem::path& folde
       fail(Status::invalid_file, (folder / "tokenizer.json").string(), ": holds token ids up to ",
            loaded->tokenizer->size() - 1, ", but config.json says vocab_size ", checkpoint.config.vocab_size);
   }
-  log(LogLevel::info, "opened ", loaded->path, ": ", checkpoint.config.architecture, ", ", loaded->model->parameters(),
-      " parameters, ", loaded->model->weight_bytes(), " bytes of weights");
+  log(LogLevel::info, "opened ", loaded->path, ": ", checkpoint.config.architecture, ", ",
+      loaded->model->parameters(), " parameters, ", loaded->model->weight_bytes(), " bytes of weights");
   return loaded;
 }
 
-std::shared_ptr<const LoadedModel> open_model(const ModelConfig& config, std::shared_ptr<const TensorSource> tensors,
-                                              std::shared_ptr<const Tokenizer> tokenizer, const Options& options) {
+std::shared_ptr<const LoadedModel> open_model(const ModelConfig& config,
+                                              std::shared_ptr<const TensorSource> tensors,
+                                              std::shared_ptr<const Tokenizer> tokenizer,
+                                              const Options& options) {
   auto loaded = std::make_shared<LoadedModel>();
   loaded->precision = resolve_cpu_options(options).precision;
   loaded->tensors = std::move(tensors);

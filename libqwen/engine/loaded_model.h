@@ -1,4 +1,5 @@
-// Everything that belongs to one checkpoint and never changes: weights, tokenizer, chat template. Shared by engines.
+// Everything that belongs to one checkpoint and never changes: weights, tokenizer, chat template. Shared by
+// engines.
 #pragma once
 
 #include <filesystem>
@@ -22,15 +23,17 @@ struct LoadedModel {
   Precision precision = Precision::bf16;
   std::shared_ptr<const TensorSource> tensors;  // the mapped files: must outlive `model`
   std::shared_ptr<const Model> model;
-  std::shared_ptr<const Tokenizer> tokenizer;          // null: the folder has none
-  std::shared_ptr<const ChatTemplate> chat_template;   // null: the folder has none
+  std::shared_ptr<const Tokenizer> tokenizer;         // null: the folder has none
+  std::shared_ptr<const ChatTemplate> chat_template;  // null: the folder has none
 };
 
 // Opens a checkpoint folder. Engine options used: device, dtype, load, progress. Throws Error.
 std::shared_ptr<const LoadedModel> open_model(const std::filesystem::path& folder, const Options& options);
 // The same over tensors that are in memory already.
-std::shared_ptr<const LoadedModel> open_model(const ModelConfig& config, std::shared_ptr<const TensorSource> tensors,
-                                              std::shared_ptr<const Tokenizer> tokenizer, const Options& options);
+std::shared_ptr<const LoadedModel> open_model(const ModelConfig& config,
+                                              std::shared_ptr<const TensorSource> tensors,
+                                              std::shared_ptr<const Tokenizer> tokenizer,
+                                              const Options& options);
 
 // Options both a model and an engine look at.
 CpuOptions resolve_cpu_options(const Options& options);

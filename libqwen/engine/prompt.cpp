@@ -38,9 +38,11 @@ void Prompt::add_tokens(std::vector<int32_t> ids) {
 }
 
 void Prompt::add_message(std::string role, std::string content) {
-  if (!raw_.empty()) fail(Status::invalid_argument, "a prompt of raw text or tokens cannot also hold messages");
+  if (!raw_.empty())
+    fail(Status::invalid_argument, "a prompt of raw text or tokens cannot also hold messages");
   if (std::find(kRoles.begin(), kRoles.end(), role) == kRoles.end())
-    fail(Status::invalid_argument, "unknown role ", quote(role), "; the roles are system, user, assistant, tool");
+    fail(Status::invalid_argument, "unknown role ", quote(role),
+         "; the roles are system, user, assistant, tool");
   check_utf8("the message's content", content);
   messages_.push_back({std::move(role), std::move(content)});
 }
@@ -49,7 +51,8 @@ std::vector<int32_t> Prompt::encode(const LoadedModel& model, int64_t reasoning_
   const auto tokenize = [&](std::string_view text) {
     if (!model.tokenizer)
       fail(Status::unsupported, "a text prompt needs a tokenizer, and ",
-           model.path.empty() ? "the model has none" : cat(model.path, " has no tokenizer.json"), "; use token ids");
+           model.path.empty() ? "the model has none" : cat(model.path, " has no tokenizer.json"),
+           "; use token ids");
     return model.tokenizer->encode(text);
   };
   if (has_messages()) return tokenize(render(model, reasoning_mode));
@@ -71,7 +74,9 @@ std::string Prompt::render(const LoadedModel& model, int64_t reasoning_mode) con
          model.path.empty() ? "the model has none" : cat(model.path, " has none"), "; use a raw text prompt");
   rapidjson::StringBuffer json;
   rapidjson::Writer<rapidjson::StringBuffer> writer(json);
-  const auto text = [&](std::string_view value) { writer.String(value.data(), static_cast<unsigned>(value.size())); };
+  const auto text = [&](std::string_view value) {
+    writer.String(value.data(), static_cast<unsigned>(value.size()));
+  };
   writer.StartArray();
   for (const PromptMessage& message : messages_) {
     writer.StartObject();

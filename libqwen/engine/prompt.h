@@ -1,4 +1,5 @@
-// What a host wants answered: an ordered list of parts, turned into tokens by the checkpoint's template and tokenizer.
+// What a host wants answered: an ordered list of parts, turned into tokens by the checkpoint's template and
+// tokenizer.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +25,8 @@ class Prompt {
   bool has_messages() const { return !messages_.empty(); }
 
   // reasoning_mode: 0 off, 1 on, -1 as the template has it.
-  // Throws Error: invalid_argument (empty; the template's own complaint), unsupported (no tokenizer, no template).
+  // Throws Error: invalid_argument (empty; the template's own complaint), unsupported (no tokenizer, no
+  // template).
   std::vector<int32_t> encode(const LoadedModel& model, int64_t reasoning_mode) const;
 
  private:

@@ -1,5 +1,6 @@
-// Counter-based random numbers: draw `index` of choice `choice` under `seed` is a pure function of the three, so a
-// request's tokens never depend on what else the engine was doing. Philox4x32-10 (Salmon et al., SC 2011).
+// Counter-based random numbers: draw `index` of choice `choice` under `seed` is a pure function of the three,
+// so a request's tokens never depend on what else the engine was doing. Philox4x32-10 (Salmon et al., SC
+// 2011).
 #pragma once
 
 #include <cstdint>

@@ -3,7 +3,9 @@
 namespace qwen {
 namespace {
 
-double seconds(Clock::time_point from, Clock::time_point to) { return std::chrono::duration<double>(to - from).count(); }
+double seconds(Clock::time_point from, Clock::time_point to) {
+  return std::chrono::duration<double>(to - from).count();
+}
 
 }  // namespace
 
@@ -50,7 +52,8 @@ void Request::append(int32_t token, float logprob) {
     }
     outcome_.stats.generate_seconds = seconds(first_token_, now);
   }
-  emit_text(std::move(text), channel, {&token, 1}, {&logprob, input_.params.logprobs ? size_t{1} : size_t{0}});
+  emit_text(std::move(text), channel, {&token, 1},
+            {&logprob, input_.params.logprobs ? size_t{1} : size_t{0}});
   if (ends) {
     finish(FinishReason::stop);
   } else if (count >= max_tokens) {

@@ -1,5 +1,5 @@
-// One generation, from submit to its last event. Three owners: the host's handle (cancels, reads the outcome), the step
-// thread (computes), the events (name it).
+// One generation, from submit to its last event. Three owners: the host's handle (cancels, reads the
+// outcome), the step thread (computes), the events (name it).
 #pragma once
 
 #include <atomic>
@@ -30,7 +30,7 @@ struct WantedTensors {
 struct RequestInput {
   std::vector<int32_t> prompt;
   SamplingParams params;
-  WantedTensors tensors;         // when any: one forward pass, nothing is generated
+  WantedTensors tensors;  // when any: one forward pass, nothing is generated
   bool split_reasoning = false;
   uint64_t tag = 0;
   std::shared_ptr<EventQueue> queue;
@@ -62,8 +62,8 @@ class Request : public std::enable_shared_from_this<Request> {
  public:
   Request(RequestInput input, std::shared_ptr<const Tokenizer> tokenizer);
 
-  // Any thread. cancel: nothing more is computed, the outcome is QWEN_ERR_CANCELLED. stop: ends well with what there is.
-  // Both are sticky and take effect within one step.
+  // Any thread. cancel: nothing more is computed, the outcome is QWEN_ERR_CANCELLED. stop: ends well with
+  // what there is. Both are sticky and take effect within one step.
   void cancel() noexcept { wish_.store(Wish::cancel, std::memory_order_relaxed); }
   void stop() noexcept {
     Wish expected = Wish::go_on;
@@ -81,18 +81,20 @@ class Request : public std::enable_shared_from_this<Request> {
   void* host_handle = nullptr;  // the qwen_request that events name; set before the request is submitted
 
   // --- the step thread only, from here on ---
-  std::vector<int32_t> tokens;     // prompt, then what was generated
-  int64_t computed = 0;            // of `tokens`, how many are in the cache
+  std::vector<int32_t> tokens;                     // prompt, then what was generated
+  int64_t computed = 0;                            // of `tokens`, how many are in the cache
   std::vector<std::vector<int32_t>> block_tables;  // [cache group]
-  int64_t max_tokens = 0;          // resolved against the context
+  int64_t max_tokens = 0;                          // resolved against the context
 
   std::span<const int32_t> generated() const { return std::span(tokens).subspan(input_.prompt.size()); }
   bool is_finished() const { return finished_; }
   void mark_started();
-  // Takes one generated token: stores it, emits its text, and ends the request when the token or max_tokens says so.
+  // Takes one generated token: stores it, emits its text, and ends the request when the token or max_tokens
+  // says so.
   void append(int32_t token, float logprob);
   void finish(FinishReason reason, Status status = Status::ok, std::string message = {});
-  // Sends the last events. The engine calls it when the finished request's blocks are back and the stats tell so.
+  // Sends the last events. The engine calls it when the finished request's blocks are back and the stats tell
+  // so.
   void announce_end();
 
   // qwen_forward's tensors, written by the step thread, read by the host after DONE.
@@ -101,7 +103,8 @@ class Request : public std::enable_shared_from_this<Request> {
 
  private:
   enum class Wish : uint8_t { go_on, stop, cancel };
-  void emit_text(std::string text, Channel channel, std::span<const int32_t> ids, std::span<const float> logprobs);
+  void emit_text(std::string text, Channel channel, std::span<const int32_t> ids,
+                 std::span<const float> logprobs);
 
   const RequestInput input_;
   TextStream text_;

@@ -6,13 +6,20 @@ namespace qwen {
 
 Runner::Runner(std::shared_ptr<const Model> model, std::unique_ptr<Backend> backend, int64_t cache_blocks)
     : model_(std::move(model)), backend_(std::move(backend)), workspace_(backend_->create_workspace()) {
-  for (const CacheGroupSpec& group : model_->cache_groups()) caches_.push_back(backend_->create_cache(group, cache_blocks));
+  for (const CacheGroupSpec& group : model_->cache_groups())
+    caches_.push_back(backend_->create_cache(group, cache_blocks));
 }
 
 std::span<float> Runner::forward(const ScheduledStep& step) {
   workspace_->reset();
-  Step pass{.backend = *backend_, .workspace = *workspace_, .batch = step.batch, .caches = caches_, .capture_hidden = {}};
-  const auto wants_hidden = [](const std::shared_ptr<Request>& r) { return r->input().tensors.hidden_states; };
+  Step pass{.backend = *backend_,
+            .workspace = *workspace_,
+            .batch = step.batch,
+            .caches = caches_,
+            .capture_hidden = {}};
+  const auto wants_hidden = [](const std::shared_ptr<Request>& r) {
+    return r->input().tensors.hidden_states;
+  };
   if (std::any_of(step.requests.begin(), step.requests.end(), wants_hidden)) {
     pass.capture_hidden = [&](int64_t index, Rows rows) {
       hidden_.resize(static_cast<size_t>(rows.rows * rows.width));

@@ -18,8 +18,9 @@ class Runner {
 
   const Backend& backend() const { return *backend_; }
 
-  // One forward pass. Returns the wanted rows' logits on the host, [batch.logit_rows.size(), vocab_size] (writable, valid
-  // until the next call; empty for a model without a head). Hidden states that requests want are stored in them.
+  // One forward pass. Returns the wanted rows' logits on the host, [batch.logit_rows.size(), vocab_size]
+  // (writable, valid until the next call; empty for a model without a head). Hidden states that requests want
+  // are stored in them.
   std::span<float> forward(const ScheduledStep& step);
 
  private:

@@ -1,5 +1,5 @@
-// From a row of logits to a token. Order: min_tokens / ignore_eos, logit bias, repetition penalty, presence and frequency
-// penalties, temperature, top-k, top-p, min-p, draw.
+// From a row of logits to a token. Order: min_tokens / ignore_eos, logit bias, repetition penalty, presence
+// and frequency penalties, temperature, top-k, top-p, min-p, draw.
 #pragma once
 
 #include <cstdint>

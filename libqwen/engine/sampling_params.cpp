@@ -10,7 +10,8 @@ namespace {
 
 uint64_t draw_seed() {
   std::random_device device;
-  return (uint64_t{device()} << 32 | device()) & ((uint64_t{1} << 53) - 1);  // what the option `seed` can hold
+  return (uint64_t{device()} << 32 | device()) &
+         ((uint64_t{1} << 53) - 1);  // what the option `seed` can hold
 }
 
 void check_token(const char* key, int32_t id, int64_t vocab_size) {
@@ -22,11 +23,14 @@ void check_token(const char* key, int32_t id, int64_t vocab_size) {
 }  // namespace
 
 bool SamplingParams::ends(int32_t token) const {
-  const auto has = [&](const std::vector<int32_t>& ids) { return std::find(ids.begin(), ids.end(), token) != ids.end(); };
+  const auto has = [&](const std::vector<int32_t>& ids) {
+    return std::find(ids.begin(), ids.end(), token) != ids.end();
+  };
   return (!ignore_eos && has(eos_token_ids)) || has(stop_token_ids);
 }
 
-SamplingParams resolve_sampling(const Options& options, const GenerationConfig& generation, int64_t vocab_size) {
+SamplingParams resolve_sampling(const Options& options, const GenerationConfig& generation,
+                                int64_t vocab_size) {
   // do_sample = false in generation_config.json means greedy unless the host says otherwise.
   const bool greedy_by_default = generation.do_sample.has_value() && !*generation.do_sample;
   const auto number = [&](const char* key, const std::optional<double>& from_checkpoint) {
@@ -36,8 +40,8 @@ SamplingParams resolve_sampling(const Options& options, const GenerationConfig& 
   SamplingParams params;
   params.max_tokens = options.i64("max_tokens");
   params.min_tokens = options.i64_or_default("min_tokens");
-  params.temperature =
-      greedy_by_default ? options.f64("temperature").value_or(0.0) : number("temperature", generation.temperature);
+  params.temperature = greedy_by_default ? options.f64("temperature").value_or(0.0)
+                                         : number("temperature", generation.temperature);
   const auto top_k = options.i64("top_k");
   params.top_k = top_k ? *top_k : generation.top_k ? *generation.top_k : options.i64_or_default("top_k");
   params.top_p = number("top_p", generation.top_p);

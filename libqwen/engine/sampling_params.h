@@ -1,5 +1,5 @@
-// The sampling parameters of one request, resolved: the host's options over the checkpoint's generation_config.json over
-// the table's defaults.
+// The sampling parameters of one request, resolved: the host's options over the checkpoint's
+// generation_config.json over the table's defaults.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +32,9 @@ struct SamplingParams {
   bool ends(int32_t token) const;
 };
 
-// Draws a seed when none is given. Throws Error(invalid_argument) for a token id that is outside the vocabulary.
-SamplingParams resolve_sampling(const Options& options, const GenerationConfig& generation, int64_t vocab_size);
+// Draws a seed when none is given. Throws Error(invalid_argument) for a token id that is outside the
+// vocabulary.
+SamplingParams resolve_sampling(const Options& options, const GenerationConfig& generation,
+                                int64_t vocab_size);
 
 }  // namespace qwen

@@ -23,7 +23,8 @@ int64_t Scheduler::blocks_used() const {
 
 void Scheduler::sweep() {
   const auto end_if_wanted = [](Request& request) {
-    if (request.cancel_wanted()) request.finish(FinishReason::cancelled, Status::cancelled, "the request was cancelled");
+    if (request.cancel_wanted())
+      request.finish(FinishReason::cancelled, Status::cancelled, "the request was cancelled");
     if (request.stop_wanted()) request.finish(FinishReason::stop);
   };
   for (const auto& request : waiting_) end_if_wanted(*request);
@@ -55,12 +56,15 @@ ScheduledStep Scheduler::schedule() {
     const auto left = static_cast<int64_t>(request->tokens.size()) - request->computed;
     const int64_t rows = std::min(left, budget);
     if (rows == 0) break;
-    if (std::find(running_.begin(), running_.end(), request) == running_.end()) continue;  // preempted just now
-    // When the cache is full the latest arrival gives its blocks back and is computed again later, to the same bits.
+    if (std::find(running_.begin(), running_.end(), request) == running_.end())
+      continue;  // preempted just now
+    // When the cache is full the latest arrival gives its blocks back and is computed again later, to the
+    // same bits.
     bool room = reserve(*request, request->computed + rows);
     while (!room && running_.back() != request) {
       const std::shared_ptr<Request> victim = running_.back();
-      const bool scheduled = std::find(step.requests.begin(), step.requests.end(), victim) != step.requests.end();
+      const bool scheduled =
+          std::find(step.requests.begin(), step.requests.end(), victim) != step.requests.end();
       if (scheduled) break;  // its blocks are in this step already: wait for the next one
       release(*victim);
       running_.pop_back();

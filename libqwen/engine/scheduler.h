@@ -1,6 +1,6 @@
-// Decides which requests compute how many of their tokens in a step, and gives them cache blocks. First come, first
-// served; running requests generate one token per step, what is left of the token budget computes prompts in chunks.
-// Used by the step thread only.
+// Decides which requests compute how many of their tokens in a step, and gives them cache blocks. First come,
+// first served; running requests generate one token per step, what is left of the token budget computes
+// prompts in chunks. Used by the step thread only.
 #pragma once
 
 #include <cstdint>
@@ -45,7 +45,8 @@ class Scheduler {
   void sweep();
   // The next step: rows, positions, block tables, which rows want logits.
   ScheduledStep schedule();
-  // After the step: the scheduled rows are in the cache; finished requests leave, blocks behind a window are freed.
+  // After the step: the scheduled rows are in the cache; finished requests leave, blocks behind a window are
+  // freed.
   void commit(const ScheduledStep& step);
   // Ends every request with this status.
   void finish_all(Status status, const std::string& message);

@@ -2,7 +2,8 @@
 
 namespace qwen {
 
-TextStream::TextStream(std::shared_ptr<const Tokenizer> tokenizer, bool split_reasoning, std::span<const int32_t> prompt)
+TextStream::TextStream(std::shared_ptr<const Tokenizer> tokenizer, bool split_reasoning,
+                       std::span<const int32_t> prompt)
     : tokenizer_(std::move(tokenizer)) {
   if (!tokenizer_) return;
   detokenizer_.emplace(*tokenizer_);
@@ -23,10 +24,13 @@ TextStream::TextStream(std::shared_ptr<const Tokenizer> tokenizer, bool split_re
 
 std::string TextStream::push(int32_t token) {
   if (!detokenizer_) return {};
-  if (token >= 0 && token == think_close_ && channel_ == Channel::reasoning) return switch_to(Channel::answer);
-  if (token >= 0 && token == think_open_ && channel_ == Channel::answer && !answered_) return switch_to(Channel::reasoning);
+  if (token >= 0 && token == think_close_ && channel_ == Channel::reasoning)
+    return switch_to(Channel::answer);
+  if (token >= 0 && token == think_open_ && channel_ == Channel::answer && !answered_)
+    return switch_to(Channel::reasoning);
   std::string text;
-  if (token < tokenizer_->size()) detokenizer_->push(token, text);  // ids in the padding of the vocabulary have no text
+  if (token < tokenizer_->size())
+    detokenizer_->push(token, text);  // ids in the padding of the vocabulary have no text
   return take(std::move(text));
 }
 

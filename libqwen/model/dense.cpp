@@ -1,4 +1,5 @@
-// The dense decoders: Qwen1.5, Qwen2, Qwen2.5 (biases on q, k, v) and Qwen3 (RMSNorm on each head's q and k instead).
+// The dense decoders: Qwen1.5, Qwen2, Qwen2.5 (biases on q, k, v) and Qwen3 (RMSNorm on each head's q and k
+// instead).
 //
 //   x   = embed_tokens[ids]
 //   for each layer:
@@ -24,7 +25,7 @@ struct DenseLayer {
   WeightPtr q_bias, k_bias, v_bias;  // null where config.attention_bias is false
   WeightPtr q_norm, k_norm;          // [head_dim], null where config.query_key_norm is false
   WeightPtr gate_proj, up_proj, down_proj;
-  int64_t group = 0;           // which cache group the layer belongs to
+  int64_t group = 0;  // which cache group the layer belongs to
   int64_t index_in_group = 0;
 };
 
@@ -53,7 +54,8 @@ class DenseModel final : public Model {
   std::vector<DenseLayer> layers_;
 };
 
-// Layers of one kind share a block table: full attention keeps everything, a sliding window can free what has left it.
+// Layers of one kind share a block table: full attention keeps everything, a sliding window can free what has
+// left it.
 void DenseModel::assign_cache_groups() {
   layers_.resize(static_cast<size_t>(config_.num_hidden_layers));
   for (const LayerKind kind : {LayerKind::full_attention, LayerKind::sliding_attention}) {
@@ -98,8 +100,8 @@ void DenseModel::declare_weights(WeightLoader& loader) {
     layer.down_proj = loader.matrix(name("mlp.down_proj.weight"), hidden, config_.intermediate_size);
   }
   norm_ = loader.vector("norm.weight", hidden);
-  // A tied model's file may hold an lm_head.weight all the same (Qwen3-0.6B does): a copy, not read. A bare decoder
-  // (Qwen3-Embedding) has none and gives hidden states only.
+  // A tied model's file may hold an lm_head.weight all the same (Qwen3-0.6B does): a copy, not read. A bare
+  // decoder (Qwen3-Embedding) has none and gives hidden states only.
   if (config_.tie_word_embeddings) {
     lm_head_ = embed_tokens_;
   } else if (loader.has_head() || loader.has_prefix()) {
@@ -156,9 +158,10 @@ void DenseModel::attention_block(const Step& step, const DenseLayer& layer, Rows
   const Rows k = workspace.rows(x.rows, args.kv_heads * head_dim);
   const Rows v = workspace.rows(x.rows, args.kv_heads * head_dim);
   backend.rms_norm(x, *layer.input_layernorm, eps, h);
-  backend.linear(h, std::array{Projection{.weight = layer.q_proj.get(), .bias = layer.q_bias.get(), .out = q},
-                               Projection{.weight = layer.k_proj.get(), .bias = layer.k_bias.get(), .out = k},
-                               Projection{.weight = layer.v_proj.get(), .bias = layer.v_bias.get(), .out = v}});
+  backend.linear(h,
+                 std::array{Projection{.weight = layer.q_proj.get(), .bias = layer.q_bias.get(), .out = q},
+                            Projection{.weight = layer.k_proj.get(), .bias = layer.k_bias.get(), .out = k},
+                            Projection{.weight = layer.v_proj.get(), .bias = layer.v_bias.get(), .out = v}});
   if (config_.query_key_norm) {
     const Rows q_heads = q.reshaped(head_dim), k_heads = k.reshaped(head_dim);
     backend.rms_norm(q_heads, *layer.q_norm, eps, q_heads);

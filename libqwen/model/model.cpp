@@ -14,8 +14,8 @@ std::shared_ptr<const Model> make_model(const ModelConfig& config, WeightLoader&
 
 }  // namespace
 
-std::shared_ptr<const Model> load_model(const ModelConfig& config, const TensorSource& tensors, Backend& backend,
-                                        const std::function<void(double)>& progress) {
+std::shared_ptr<const Model> load_model(const ModelConfig& config, const TensorSource& tensors,
+                                        Backend& backend, const std::function<void(double)>& progress) {
   WeightLoader check(tensors, nullptr);
   make_model(config, check);  // every tensor present with the right shape, before one is touched
   size_t done = 0;

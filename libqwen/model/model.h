@@ -18,8 +18,8 @@ struct Step {
   Workspace& workspace;
   const Batch& batch;
   std::span<const std::unique_ptr<CacheStorage>> caches;  // [cache group]
-  // When set, called with hidden.i for i = 0 … num_hidden_layers: the embeddings, the output of each layer but the last,
-  // and the output of the final norm. The rows are valid during the call.
+  // When set, called with hidden.i for i = 0 … num_hidden_layers: the embeddings, the output of each layer
+  // but the last, and the output of the final norm. The rows are valid during the call.
   std::function<void(int64_t index, Rows hidden)> capture_hidden;
 };
 
@@ -34,8 +34,8 @@ class Model {
   // false: an embedding model without lm_head; forward() then returns no logits.
   virtual bool has_head() const = 0;
 
-  // Runs all rows of the batch. Returns the logits [batch.logit_rows.size(), vocab_size]; they are valid until the
-  // workspace is reset.
+  // Runs all rows of the batch. Returns the logits [batch.logit_rows.size(), vocab_size]; they are valid
+  // until the workspace is reset.
   virtual Rows forward(const Step& step) const = 0;
 
  protected:
@@ -45,9 +45,10 @@ class Model {
   size_t weight_bytes_ = 0;
 };
 
-// Checks every tensor that config implies, then loads them through `backend`. progress(fraction 0…1) may throw to stop.
-// Throws Error naming the tensor or, for an architecture that is not supported, its name.
-std::shared_ptr<const Model> load_model(const ModelConfig& config, const TensorSource& tensors, Backend& backend,
+// Checks every tensor that config implies, then loads them through `backend`. progress(fraction 0…1) may
+// throw to stop. Throws Error naming the tensor or, for an architecture that is not supported, its name.
+std::shared_ptr<const Model> load_model(const ModelConfig& config, const TensorSource& tensors,
+                                        Backend& backend,
                                         const std::function<void(double)>& progress = nullptr);
 
 // Rotation frequencies of config.json's rope_theta and rope_scaling, as transformers computes them.

@@ -6,9 +6,10 @@
 
 namespace qwen {
 
-// inverse_frequencies[i] = theta^(-2i / d). YaRN (arXiv 2309.00071, transformers' _compute_yarn_parameters) divides the slow
-// ones by `factor` and leaves the fast ones, with a ramp in between; a pair counts as fast when it turns more than
-// beta_fast times over the original context, as slow when it turns less than beta_slow times.
+// inverse_frequencies[i] = theta^(-2i / d). YaRN (arXiv 2309.00071, transformers' _compute_yarn_parameters)
+// divides the slow ones by `factor` and leaves the fast ones, with a ramp in between; a pair counts as fast
+// when it turns more than beta_fast times over the original context, as slow when it turns less than
+// beta_slow times.
 RopeTable make_rope_table(const ModelConfig& config) {
   const int64_t d = config.head_dim;
   RopeTable table;
@@ -29,7 +30,8 @@ RopeTable make_rope_table(const ModelConfig& config) {
   for (int64_t i = 0; i < d / 2; ++i) {
     const double ramp = std::clamp((i - low) / width, 0.0, 1.0);  // 0: fast, 1: slow
     const double frequency = std::pow(config.rope_theta, -2.0 * i / d);
-    table.inverse_frequencies[i] = static_cast<float>(frequency / yarn.factor * ramp + frequency * (1 - ramp));
+    table.inverse_frequencies[i] =
+        static_cast<float>(frequency / yarn.factor * ramp + frequency * (1 - ramp));
   }
   table.scale = static_cast<float>(
       yarn.attention_factor.value_or(yarn.factor <= 1 ? 1.0 : 0.1 * std::log(yarn.factor) + 1.0));

@@ -6,7 +6,8 @@ namespace qwen {
 
 WeightLoader::WeightLoader(const TensorSource& source, Backend* backend, std::function<void(size_t)> progress)
     : source_(source), backend_(backend), progress_(std::move(progress)) {
-  // Qwen3-Embedding files hold the bare decoder: "embed_tokens.weight" instead of "model.embed_tokens.weight".
+  // Qwen3-Embedding files hold the bare decoder: "embed_tokens.weight" instead of
+  // "model.embed_tokens.weight".
   if (!source.find("embed_tokens.weight")) prefix_ = "model.";
 }
 
@@ -18,13 +19,15 @@ WeightPtr WeightLoader::vector(std::string_view name, int64_t size) {
   return load(cat(prefix_, name), {size}, WeightUse::vector);
 }
 
-WeightPtr WeightLoader::head(int64_t out, int64_t in) { return load("lm_head.weight", {out, in}, WeightUse::matrix); }
+WeightPtr WeightLoader::head(int64_t out, int64_t in) {
+  return load("lm_head.weight", {out, in}, WeightUse::matrix);
+}
 
 WeightPtr WeightLoader::load(const std::string& name, std::vector<int64_t> shape, WeightUse use) {
   const TensorView* tensor = source_.find(name);
   if (!tensor)
-    fail(Status::invalid_file, source_.description(), ": tensor '", name, "' is missing; config.json implies it with shape ",
-         shape_text(shape));
+    fail(Status::invalid_file, source_.description(), ": tensor '", name,
+         "' is missing; config.json implies it with shape ", shape_text(shape));
   if (tensor->shape != shape)
     fail(Status::invalid_file, tensor->source, ": tensor '", name, "' has shape ", shape_text(tensor->shape),
          "; config.json implies ", shape_text(shape));

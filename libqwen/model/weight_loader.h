@@ -1,4 +1,5 @@
-// How a model gets its parameters: by published name, each checked for presence and shape before it is touched.
+// How a model gets its parameters: by published name, each checked for presence and shape before it is
+// touched.
 #pragma once
 
 #include <functional>
@@ -12,9 +13,9 @@ namespace qwen {
 
 class WeightLoader {
  public:
-  // backend nullptr: check only. A model's declaration is run twice, first to check every tensor, then to load them, so
-  // that nothing is touched before everything is known to be right.
-  // progress(bytes) is called after each tensor; it throws Error(cancelled) to stop.
+  // backend nullptr: check only. A model's declaration is run twice, first to check every tensor, then to
+  // load them, so that nothing is touched before everything is known to be right. progress(bytes) is called
+  // after each tensor; it throws Error(cancelled) to stop.
   WeightLoader(const TensorSource& source, Backend* backend, std::function<void(size_t)> progress = nullptr);
 
   // name without the prefix: "layers.0.mlp.up_proj.weight". Most files put "model." in front, some do not.

@@ -234,8 +234,7 @@ Value Interpreter::call_macro(const Macro& macro, const std::shared_ptr<Scope>& 
     size_t at = 0;
     while (at < count && macro.parameter_names[at] != name) ++at;
     if (at < count) {
-      if (given[at])
-        runtime_.error("macro '", macro.name, "' got two values for its argument ", quote(name));
+      if (given[at]) runtime_.error("macro '", macro.name, "' got two values for its argument ", quote(name));
       given[at] = value;
     } else if (name == "caller" && macro.uses_caller) {
       caller = value;

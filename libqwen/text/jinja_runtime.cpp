@@ -34,8 +34,7 @@ std::vector<const Value*> bind(Runtime& runtime, std::string_view callee, const 
   for (const auto& [name, value] : arguments.named) {
     size_t at = 0;
     while (at < parameters.size() && parameters.begin()[at] != name) ++at;
-    if (at == parameters.size())
-      runtime.error(callee, "() got an unexpected keyword argument ", quote(name));
+    if (at == parameters.size()) runtime.error(callee, "() got an unexpected keyword argument ", quote(name));
     if (bound[at]) runtime.error(callee, "() got multiple values for argument ", quote(name));
     bound[at] = &value;
   }

@@ -11,7 +11,6 @@
 #include "base/utf8.h"
 #include "text/json_scanner.h"
 
-// qwen::quoted is written out because std::quoted is found too when the argument is a std::string.
 namespace qwen {
 namespace {
 
@@ -181,18 +180,18 @@ void Loader::read_vocab(JsonScanner& scanner) {
     const bool in_alphabet = append_alphabet_bytes(written, bytes);
     if (!in_alphabet) {
       if (utf8_error(written) != std::string_view::npos)
-        fail(Status::invalid_file, source_, ": key 'model.vocab': token ", qwen::quote(written),
+        fail(Status::invalid_file, source_, ": key 'model.vocab': token ", quote(written),
              " is not valid UTF-8");
       bytes.assign(written);
     }
     scanner.expect(':', "':'");
     const int64_t id = scanner.integer("an id in 'model.vocab'");
     if (id < 0 || id > Vocabulary::kMaxId)
-      fail(Status::invalid_file, source_, ": key 'model.vocab': token ", qwen::quote(written), " has id ",
-           id, "; it must be from 0 to ", Vocabulary::kMaxId);
+      fail(Status::invalid_file, source_, ": key 'model.vocab': token ", quote(written), " has id ", id,
+           "; it must be from 0 to ", Vocabulary::kMaxId);
     if (vocabulary.contains(static_cast<int32_t>(id)))
       fail(Status::invalid_file, source_, ": key 'model.vocab': id ", id, " is given to two tokens, one is ",
-           qwen::quote(written));
+           quote(written));
     vocabulary.add(static_cast<int32_t>(id), bytes, false, false);
     if (in_alphabet && !bytes.empty()) writable.push_back(static_cast<int32_t>(id));
     if (!scanner.take(',') && scanner.peek() != '}') scanner.fail_here("',' or '}'");
@@ -203,7 +202,7 @@ void Loader::read_vocab(JsonScanner& scanner) {
     const int32_t id = writable[i];
     if (const int32_t other = vocabulary.index(id); other >= 0)
       fail(Status::invalid_file, source_, ": key 'model.vocab': ids ", other, " and ", id,
-           " are the same token ", qwen::quote(alphabet_form(vocabulary.bytes(id))));
+           " are the same token ", quote(alphabet_form(vocabulary.bytes(id))));
   }
   for (int byte = 0; byte < 256; ++byte) {
     if (vocabulary.byte_token(static_cast<unsigned char>(byte)) < 0)
@@ -234,7 +233,7 @@ void Loader::read_merges(JsonScanner& scanner) {
       const size_t space = both.find(' ');
       if (space == std::string_view::npos || both.find(' ', space + 1) != std::string_view::npos)
         fail(Status::invalid_file, source_, ": key 'model.merges': merge ", merges_.size(), " is ",
-             qwen::quote(both), "; it must be two tokens with one space between them");
+             quote(both), "; it must be two tokens with one space between them");
       add_merge(both.substr(0, space), both.substr(space + 1));
     }
     if (!scanner.take(',') && scanner.peek() != ']') scanner.fail_here("',' or ']'");
@@ -247,7 +246,7 @@ void Loader::add_merge(std::string_view left, std::string_view right) {
   const auto append = [&](std::string_view written) {
     if (written.empty() || !append_alphabet_bytes(written, merge_bytes_))
       fail(Status::invalid_file, source_, ": key 'model.merges': merge ", merges_.size(), " names token ",
-           qwen::quote(written), ", which is not written in the ByteLevel alphabet");
+           quote(written), ", which is not written in the ByteLevel alphabet");
     return static_cast<uint32_t>(merge_bytes_.size()) - merge.offset;
   };
   merge.left_length = append(left);
@@ -271,9 +270,8 @@ void Loader::resolve_merges() {
   };
   const auto right_of = [&](const Merge& m) { return joined_of(m).substr(m.left_length); };
   const auto name = [&](size_t i) {
-    return cat(source_, ": key 'model.merges': merge ", i, " (",
-               qwen::quote(alphabet_form(left_of(merges_[i]))), ", ",
-               qwen::quote(alphabet_form(right_of(merges_[i]))), ")");
+    return cat(source_, ": key 'model.merges': merge ", i, " (", quote(alphabet_form(left_of(merges_[i]))),
+               ", ", quote(alphabet_form(right_of(merges_[i]))), ")");
   };
   int32_t guess = 0;
   for (size_t i = 0; i < merges_.size(); ++i) {
@@ -285,7 +283,7 @@ void Loader::resolve_merges() {
     const auto search = [&](std::string_view bytes) {
       const int32_t id = vocabulary.find(bytes);
       if (id < 0)
-        fail(Status::invalid_file, name(i), " names token ", qwen::quote(alphabet_form(bytes)),
+        fail(Status::invalid_file, name(i), " names token ", quote(alphabet_form(bytes)),
              ", which 'model.vocab' does not have");
       return id;
     };
@@ -310,10 +308,10 @@ void Loader::resolve_merges() {
 
 std::string Loader::type_of(const JsonValue& object, std::string_view key) const {
   if (!object.IsObject())
-    fail(Status::invalid_file, source_, ": key ", qwen::quote(key), " must be an object, it is ",
+    fail(Status::invalid_file, source_, ": key ", quote(key), " must be an object, it is ",
          json_kind(object));
   const auto type = json_string(object, "type", source_);
-  if (!type) fail(Status::invalid_file, source_, ": key ", qwen::quote(key), " must have a 'type'");
+  if (!type) fail(Status::invalid_file, source_, ": key ", quote(key), " must have a 'type'");
   return *type;
 }
 
@@ -331,18 +329,17 @@ void Loader::check_model(const JsonValue& document) const {
   const std::string type =
       json_string(*model, "type", source_).value_or("BPE");  // very old files leave it out
   if (type != "BPE")
-    fail(Status::unsupported, source_, ": key 'model.type' is ", qwen::quote(type),
-         "; only 'BPE' is supported");
+    fail(Status::unsupported, source_, ": key 'model.type' is ", quote(type), "; only 'BPE' is supported");
   for (const char* flag : {"byte_fallback", "ignore_merges", "fuse_unk"})
     require(*model, flag, false, "model");
   for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     const std::string value = json_string(*model, key, source_).value_or("");
     if (!value.empty())
-      fail(Status::unsupported, source_, ": key 'model.", key, "' is ", qwen::quote(value),
+      fail(Status::unsupported, source_, ": key 'model.", key, "' is ", quote(value),
            "; only '' is supported");
   }
   if (const auto token = json_string(*model, "unk_token", source_))
-    fail(Status::unsupported, source_, ": key 'model.unk_token' is ", qwen::quote(*token),
+    fail(Status::unsupported, source_, ": key 'model.unk_token' is ", quote(*token),
          "; only null is supported");
   if (json_number(*model, "dropout", source_).value_or(0) != 0)
     fail(Status::unsupported, source_, ": key 'model.dropout' is not 0; merging at random is not supported");
@@ -353,7 +350,7 @@ void Loader::check_normalizer(const JsonValue& document) {
   if (!normalizer) return;
   const std::string type = type_of(*normalizer, "normalizer");
   if (type != "NFC")
-    fail(Status::unsupported, source_, ": key 'normalizer.type' is ", qwen::quote(type),
+    fail(Status::unsupported, source_, ": key 'normalizer.type' is ", quote(type),
          "; only 'NFC' and null are supported");
   file_.nfc = true;
 }
@@ -372,18 +369,17 @@ void Loader::check_byte_level(const JsonValue& step) const {
 void Loader::check_split(const JsonValue& split) {
   const std::string behavior = json_string(split, "behavior", source_).value_or("");
   if (behavior != "Isolated")
-    fail(Status::unsupported, source_, ": key 'pre_tokenizer' has a Split with behavior ",
-         qwen::quote(behavior), "; only 'Isolated' is supported");
+    fail(Status::unsupported, source_, ": key 'pre_tokenizer' has a Split with behavior ", quote(behavior),
+         "; only 'Isolated' is supported");
   require(split, "invert", false, "pre_tokenizer");
   const JsonValue* pattern = json_find(split, "pattern");
   const auto regex = pattern ? json_string(*pattern, "Regex", source_) : std::nullopt;
   if (!regex) fail(Status::unsupported, source_, ": key 'pre_tokenizer' has a Split without pattern.Regex");
   const auto kind = pretokenizer_of_regex(*regex);
   if (!kind)
-    fail(Status::unsupported, source_, ": key 'pre_tokenizer' has the unknown regex ",
-         qwen::quote(*regex, 400), "; known are ",
-         qwen::quote(pretokenizer_regex(PreTokenizer::marks_are_symbols), 400), " and ",
-         qwen::quote(pretokenizer_regex(PreTokenizer::marks_are_letters), 400));
+    fail(Status::unsupported, source_, ": key 'pre_tokenizer' has the unknown regex ", quote(*regex, 400),
+         "; known are ", quote(pretokenizer_regex(PreTokenizer::marks_are_symbols), 400), " and ",
+         quote(pretokenizer_regex(PreTokenizer::marks_are_letters), 400));
   file_.pretokenizer = *kind;
 }
 
@@ -392,14 +388,14 @@ void Loader::check_pretokenizer(const JsonValue& document) {
   const auto wanted = "; only a Sequence of Split and ByteLevel is supported";
   if (!sequence) fail(Status::unsupported, source_, ": key 'pre_tokenizer' is null", wanted);
   if (const std::string type = type_of(*sequence, "pre_tokenizer"); type != "Sequence")
-    fail(Status::unsupported, source_, ": key 'pre_tokenizer.type' is ", qwen::quote(type), wanted);
+    fail(Status::unsupported, source_, ": key 'pre_tokenizer.type' is ", quote(type), wanted);
   const JsonValue* steps = json_find(*sequence, "pretokenizers");
   if (!steps || !steps->IsArray() || steps->Size() != 2)
     fail(Status::unsupported, source_, ": key 'pre_tokenizer.pretokenizers' does not list two steps", wanted);
   const std::array<std::string_view, 2> types = {"Split", "ByteLevel"};
   for (rapidjson::SizeType i = 0; i < 2; ++i) {
     if (const std::string type = type_of((*steps)[i], "pre_tokenizer.pretokenizers"); type != types[i])
-      fail(Status::unsupported, source_, ": key 'pre_tokenizer.pretokenizers' has type ", qwen::quote(type),
+      fail(Status::unsupported, source_, ": key 'pre_tokenizer.pretokenizers' has type ", quote(type),
            " at place ", i, wanted);
   }
   check_split((*steps)[0]);
@@ -410,7 +406,7 @@ void Loader::check_decoder(const JsonValue& document) const {
   const JsonValue* decoder = json_find(document, "decoder");
   const std::string type = decoder ? type_of(*decoder, "decoder") : "null";
   if (type != "ByteLevel")
-    fail(Status::unsupported, source_, ": key 'decoder.type' is ", qwen::quote(type),
+    fail(Status::unsupported, source_, ": key 'decoder.type' is ", quote(type),
          "; only 'ByteLevel' is supported");
 }
 
@@ -420,7 +416,7 @@ void Loader::check_post_processor(const JsonValue& document) const {
   const std::string type = type_of(*processor, "post_processor");
   for (const char* known : {"ByteLevel", "TemplateProcessing", "Sequence"})
     if (type == known) return;
-  fail(Status::unsupported, source_, ": key 'post_processor.type' is ", qwen::quote(type),
+  fail(Status::unsupported, source_, ": key 'post_processor.type' is ", quote(type),
        "; only ByteLevel, TemplateProcessing, Sequence and null are supported");
 }
 
@@ -439,11 +435,11 @@ void Loader::read_added_tokens(const JsonValue& document) {
     if (content.empty()) fail(Status::invalid_file, where, ": 'content' is missing or empty");
     const auto id = json_int(entry, "id", where);
     if (!id || *id < 0 || *id > Vocabulary::kMaxId)
-      fail(Status::invalid_file, where, " (", qwen::quote(content), "): 'id' ",
-           id ? cat("is ", *id) : "is missing", "; it must be from 0 to ", Vocabulary::kMaxId);
+      fail(Status::invalid_file, where, " (", quote(content), "): 'id' ", id ? cat("is ", *id) : "is missing",
+           "; it must be from 0 to ", Vocabulary::kMaxId);
     for (const char* flag : {"single_word", "lstrip", "rstrip"}) {
       if (json_bool(entry, flag, where).value_or(false))
-        fail(Status::unsupported, where, " (", qwen::quote(content), "): '", flag,
+        fail(Status::unsupported, where, " (", quote(content), "): '", flag,
              "' is true; only false is supported");
     }
     const bool special = json_bool(entry, "special", where).value_or(false);
@@ -455,19 +451,19 @@ void Loader::read_added_tokens(const JsonValue& document) {
     const bool in_alphabet = append_alphabet_bytes(content, bytes);
     if (!in_alphabet) bytes.assign(content);
     if (file_.by_content.id_of(content) >= 0)
-      fail(Status::invalid_file, where, ": content ", qwen::quote(content), " is there twice");
+      fail(Status::invalid_file, where, ": content ", quote(content), " is there twice");
     const auto token = static_cast<int32_t>(*id);
     const int32_t base = in_alphabet ? vocabulary.find(bytes) : -1;
     if (base >= 0 && base != token)
-      fail(Status::invalid_file, where, " (", qwen::quote(content), ") has id ", token,
+      fail(Status::invalid_file, where, " (", quote(content), ") has id ", token,
            ", but 'model.vocab' gives it ", base);
     if (!vocabulary.contains(token))
       vocabulary.add(token, bytes, true, special);
     else if (vocabulary.bytes(token) == bytes && !vocabulary.token(token).added)
       vocabulary.mark_added(token, special);
     else
-      fail(Status::invalid_file, where, " (", qwen::quote(content), "): id ", token,
-           " is already the token ", qwen::quote(vocabulary.bytes(token)));
+      fail(Status::invalid_file, where, " (", quote(content), "): id ", token, " is already the token ",
+           quote(vocabulary.bytes(token)));
     file_.by_content.add(content, token);
     file_.by_content.finish();
     if (normalized)

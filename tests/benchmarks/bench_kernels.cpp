@@ -77,12 +77,14 @@ void bench_linear(Backend& cpu, DType dtype, int64_t outputs, int64_t k, const s
         cpu.load({"w", dtype, {outputs, k}, data + at, layer_bytes, "bench"}, WeightUse::matrix));
   }
   for (const int64_t rows : {1, 2, 4, 16, 128, 512}) {
-    std::vector<float> x(static_cast<size_t>(rows * k), 0.5f), y(static_cast<size_t>(rows * outputs));
+    const auto workspace = cpu.create_workspace();  // aligned, as in an engine
+    const Rows x = workspace->rows(rows, k), y = workspace->rows(rows, outputs);
+    std::fill_n(static_cast<float*>(x.data), rows * k, 0.5f);
     const size_t used = rows <= 4 ? layers.size() : std::min<size_t>(layers.size(), rows <= 16 ? 16 : 2);
     const double seconds = best_seconds(0.15, [&] {
       for (size_t i = 0; i < used; ++i) {
-        const Projection p{layers[i].get(), nullptr, {y.data(), rows, outputs}};
-        cpu.linear({x.data(), rows, k}, {&p, 1});
+        const Projection p{layers[i].get(), nullptr, y};
+        cpu.linear(x, {&p, 1});
       }
     });
     const double flops = 2.0 * static_cast<double>(rows * outputs * k) * static_cast<double>(used);

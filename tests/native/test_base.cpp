@@ -5,7 +5,9 @@
 
 using namespace qwen;
 
-TEST_CASE("cat writes numbers without the host's locale") { CHECK(cat("a", 1, 'b', 2.5, true) == "a1b2.5true"); }
+TEST_CASE("cat writes numbers without the host's locale") {
+  CHECK(cat("a", 1, 'b', 2.5, true) == "a1b2.5true");
+}
 
 TEST_CASE("quote escapes control bytes and never cuts a code point") {
   CHECK(quote("a\nb") == "'a\\x0ab'");

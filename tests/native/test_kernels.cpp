@@ -102,7 +102,7 @@ TEST_CASE("a linear output has the same bits alone and among other rows and outp
 
 TEST_CASE("backend linear: the same bits for any row count, thread count and grouping of projections") {
   Random random(3);
-  const int64_t k = 160, rows = 23, widths[] = {96, 40, 33};
+  const int64_t k = 160, rows = 41, widths[] = {96, 40, 33};
   for (const std::string& isa : isas()) {
     for (const Precision precision : {Precision::f32, Precision::bf16}) {
       for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
@@ -138,11 +138,42 @@ TEST_CASE("backend linear: the same bits for any row count, thread count and gro
         };
         const Floats one_by_one = run(1, 1);
         for (const int threads : {1, 2, 3}) {
-          for (const int64_t rows_at_once : {1, 2, 3, 4, 5, 7, 23})
+          for (const int64_t rows_at_once : {1, 2, 3, 4, 5, 7, 23, 41})
             CHECK(same_bits(run(threads, rows_at_once), one_by_one));
         }
       }
     }
+  }
+}
+
+TEST_CASE("a long dot product is sliced without changing a bit") {
+  Random random(5);
+  const int64_t k = 2500, rows = 150, outputs = 45;
+  Floats x = random.floats(rows * k);
+  const FileBytes weight = random_elements(random, Format::bf16, outputs * k);
+  Floats want(static_cast<size_t>(rows * outputs));
+  oracle({.x = x.data(),
+          .x_stride = k,
+          .rows = rows,
+          .weight = weight.data(),
+          .weight_stride = k,
+          .outputs = outputs,
+          .k = k,
+          .out = want.data(),
+          .out_stride = outputs},
+         Format::bf16);
+  for (const std::string& isa : isas()) {
+    const auto cpu = backend(isa, Precision::bf16);
+    const WeightPtr loaded = cpu->load(tensor(weight.data(), DType::bf16, {outputs, k}), WeightUse::matrix);
+    Floats all(want.size()), single(want.size());
+    const Projection together{loaded.get(), nullptr, rows_of(all, outputs)};
+    cpu->linear(rows_of(x, k), {&together, 1});
+    for (int64_t r = 0; r < rows; ++r) {
+      const Projection alone{loaded.get(), nullptr, {single.data() + r * outputs, 1, outputs}};
+      cpu->linear({x.data() + r * k, 1, k}, {&alone, 1});
+    }
+    CHECK(same_bits(all, single));
+    CHECK(distance(all, want, 10.0) < 2e-6);
   }
 }
 

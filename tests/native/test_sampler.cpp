@@ -62,7 +62,8 @@ TEST_CASE("draws follow softmax(logits / temperature)") {
   double chi_square = 0;
   for (size_t id = 0; id < logits.size(); ++id) {
     const double expected = kDraws * std::exp(logits[id] / 2) / total;
-    chi_square += (histogram.at(static_cast<int32_t>(id)) - expected) * (histogram.at(static_cast<int32_t>(id)) - expected) / expected;
+    chi_square += (histogram.at(static_cast<int32_t>(id)) - expected) *
+                  (histogram.at(static_cast<int32_t>(id)) - expected) / expected;
   }
   CHECK(chi_square < 16.3);  // 3 degrees of freedom, p = 0.001
 }
@@ -92,7 +93,8 @@ TEST_CASE("penalties and biases change the logits by their written formulas") {
   Sampler sampler;
   SamplingParams params;
   params.temperature = 0;
-  const auto after = [&](std::vector<float> row, std::vector<int32_t> prompt, std::vector<int32_t> generated) {
+  const auto after = [&](std::vector<float> row, std::vector<int32_t> prompt,
+                         std::vector<int32_t> generated) {
     sampler.sample(row, params, prompt, generated, 0);
     return row;
   };

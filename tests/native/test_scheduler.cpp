@@ -8,7 +8,8 @@ using namespace qwen;
 
 namespace {
 
-std::shared_ptr<Request> request(int64_t prompt, int64_t max_tokens, const std::shared_ptr<EventQueue>& queue) {
+std::shared_ptr<Request> request(int64_t prompt, int64_t max_tokens,
+                                 const std::shared_ptr<EventQueue>& queue) {
   RequestInput input;
   input.prompt.assign(static_cast<size_t>(prompt), 7);
   input.queue = queue;

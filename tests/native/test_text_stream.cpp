@@ -27,7 +27,8 @@ Split stream(const std::string& prompt, const std::string& text) {
 }  // namespace
 
 TEST_CASE("what stands between the think tags is reasoning, without the tags and their line breaks") {
-  const Split split = stream("<|im_start|>assistant\n", "<think>\nfirst\n\nsecond\n</think>\n\nThe answer.\n");
+  const Split split =
+      stream("<|im_start|>assistant\n", "<think>\nfirst\n\nsecond\n</think>\n\nThe answer.\n");
   CHECK(split.reasoning == "first\n\nsecond");
   CHECK(split.answer == "The answer.\n");
 }

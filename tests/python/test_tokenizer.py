@@ -1,7 +1,9 @@
 """The tokenizer gives the ids and the text that Hugging Face `tokenizers` gives for the same tokenizer.json.
 
 Runs on the two published Qwen tokenizers where the shared folder is found (QWEN_SHARED, or `shared` beside the
-repository), otherwise on the small one that ships with the repository. QWEN_LONG=1 sweeps every code point in every
+repository), otherwise on the small one that ships with the repository; and always on two tokenizers made here, one for
+each published regex, in which every two bytes merge, at random ranks: there a border of a word that is one character off
+changes ids, which a trained vocabulary shows only where it has a token across it. QWEN_LONG=1 sweeps every code point in every
 context and compares ten times as many random strings; the everyday run takes every code point alone and a sample
 of the rest.
 
@@ -40,6 +42,33 @@ def folders() -> list[Path]:
     return found or [folder for folder in small if (folder / "tokenizer.json").is_file()][:1]
 
 
+WORDS_OF_LETTERS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+WORDS_OF_LETTERS_AND_MARKS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+MADE = {"every-pair-merges": WORDS_OF_LETTERS, "every-pair-merges-marks": WORDS_OF_LETTERS_AND_MARKS}
+
+
+def make_tokenizer(folder: Path, regex: str) -> None:
+    """A tokenizer.json of 256 bytes and all their pairs, merged in random order."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    written = {byte: chr(byte) for byte in printable} | {byte: chr(0x100 + i) for i, byte in enumerate(others)}
+    letters = [written[byte] for byte in range(256)]
+    merges = [[a, b] for a in letters for b in letters]
+    random.Random(1).shuffle(merges)
+    content = json.loads((REPOSITORY / "tests/data/tiny_tokenizer/tokenizer.json").read_text(encoding="utf-8"))
+    content["model"]["vocab"] = {token: i for i, token in enumerate(letters + [a + b for a, b in merges])}
+    content["model"]["merges"] = merges
+    content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = regex
+    for i, token in enumerate(content["added_tokens"]):
+        token["id"] = len(content["model"]["vocab"]) + i
+    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+
+
 @dataclass
 class Pair:
     """Our tokenizer and Hugging Face's, opened from one folder."""
@@ -65,9 +94,13 @@ class Pair:
         return count
 
 
-@pytest.fixture(scope="module", params=folders(), ids=lambda folder: folder.name)
-def pair(request: pytest.FixtureRequest) -> Pair:
-    folder: Path = request.param
+@pytest.fixture(scope="module", params=[*folders(), *MADE], ids=lambda value: getattr(value, "name", value))
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    if request.param in MADE:
+        folder = tmp_path_factory.mktemp(request.param)
+        make_tokenizer(folder, MADE[request.param])
+    else:
+        folder = request.param
     theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     return Pair(folder, qwen_ffi.Tokenizer(folder), theirs)
 
