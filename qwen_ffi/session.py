@@ -137,7 +137,19 @@ class QwenInferenceSession:
         self, token_ids: Sequence[int], config: SamplingConfig | None = None, **overrides: Any
     ) -> list[int]:
         """Token ids in, generated token ids out (the end token included); the template plays no part."""
-        return list(self._submit(Prompt.from_ids(token_ids), config, overrides).wait().token_ids)
+        return list(self.complete_ids(token_ids, config, **overrides).token_ids)
+
+    def complete_ids(
+        self, token_ids: Sequence[int], config: SamplingConfig | None = None, **overrides: Any
+    ) -> GenerationResult:
+        """generate_ids() with everything there is to know about the answer: text, logprobs, stats."""
+        return self._submit(Prompt.from_ids(token_ids), config, overrides).wait()
+
+    def stream_ids(
+        self, token_ids: Sequence[int], config: SamplingConfig | None = None, **overrides: Any
+    ) -> GenerationStream:
+        """stream() for a prompt of token ids."""
+        return GenerationStream(self._submit(Prompt.from_ids(token_ids), config, overrides))
 
     def generate_batch(
         self,

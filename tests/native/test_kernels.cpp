@@ -300,10 +300,9 @@ TEST_CASE("kernel counts name operation, format and level") {
   const WeightPtr norm = cpu->load(tensor(x, {4}), WeightUse::vector);
   cpu->rms_norm(rows_of(x, 4), *norm, 1e-6f, rows_of(out, 4));
   cpu->rms_norm(rows_of(x, 4), *norm, 1e-6f, rows_of(out, 4));
-  const auto counts = cpu->kernel_counts();
-  REQUIRE(counts.size() == 1);
-  CHECK(counts[0].name == "rms_norm.f32.portable");
-  CHECK(counts[0].calls == 2);
+  // The same rows in the same order whatever has run, so that an index means one kernel for good.
+  for (const auto& [name, calls] : cpu->kernel_counts()) CHECK(calls == (name == "rms_norm.f32.portable" ? 2 : 0));
+  CHECK(cpu->kernel_counts().size() > 1);
 }
 
 TEST_CASE("a workspace hands out aligned rows and keeps its memory from step to step") {

@@ -17,7 +17,7 @@ import pytest
 
 from qwen_ffi._loader import check, library
 
-DENSE = Path(__file__).resolve().parent.parent / "parity" / "data" / "qwen3_tied"
+DENSE = Path(__file__).resolve().parent.parent / "parity" / "data" / "qwen3_embedding"
 SLIDING = DENSE.parent / "qwen2_sliding"
 VOCABULARY = 456  # base tokens of the tiny tokenizer: all of them may stand in a prompt
 

@@ -23,10 +23,7 @@ model = Transformer.from_pretrained(sys.argv[1], dtype="f32", threads=1) if sys.
 def generate(): session.generate_ids([5, 6, 7], max_tokens=30000, ignore_eos=True)
 def long_prompt(): session.generate_ids([5] * 30000, max_tokens=10)
 def stream():
-    from qwen_ffi._request import Prompt, Request
-    from qwen_ffi.session import GenerationStream
-    request = Request(session._engine.handle, Prompt.from_ids([5]), {"max_tokens": 30000, "ignore_eos": True})
-    for event in GenerationStream(request): pass
+    for event in session.stream_ids([5], max_tokens=30000, ignore_eos=True): pass
 def forward(): model.forward([[5] * 4000])
 print("ready", flush=True)
 try:

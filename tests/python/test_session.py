@@ -13,6 +13,7 @@ import pytest
 
 from qwen_ffi import (
     FinishReason,
+    GenerationStream,
     QwenCancelledError,
     QwenClosedError,
     QwenForkedError,
@@ -35,13 +36,9 @@ def wait_until_idle(session: QwenInferenceSession, seconds: float = 5.0) -> None
         time.sleep(0.005)
 
 
-def long_stream(session: QwenInferenceSession):  # type: ignore[no-untyped-def]
+def long_stream(session: QwenInferenceSession) -> GenerationStream:
     """A stream whose answer takes minutes."""
-    from qwen_ffi._request import Prompt, Request
-    from qwen_ffi.sampling import resolve
-    from qwen_ffi.session import GenerationStream
-
-    return GenerationStream(Request(session._engine.handle, Prompt.from_ids(IDS), resolve(LONG, {})))
+    return session.stream_ids(IDS, LONG)
 
 
 # ------------------------------------------------------------------------------------------------------- generating

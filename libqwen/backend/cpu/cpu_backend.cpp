@@ -46,7 +46,6 @@ std::vector<KernelCount> CpuBackend::kernel_counts() const {
   std::vector<KernelCount> counts;
   for (size_t i = 0; i < counts_.size(); ++i) {
     const int64_t calls = counts_[i].load(std::memory_order_relaxed);
-    if (calls == 0) continue;
     counts.push_back({cat(kOps[i / kFormats], ".", kFormatNames[i % kFormats], ".", isa_name(isa_)), calls});
   }
   return counts;
