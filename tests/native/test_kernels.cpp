@@ -322,8 +322,10 @@ TEST_CASE("a workspace hands out aligned rows and keeps its memory from step to 
   step();
   const auto second = step();
   CHECK(step() == second);
+#if !defined(__SANITIZE_ADDRESS__)  // whose allocator aborts by default where the system's returns null
   CHECK_THROWS_WITH_AS(workspace->rows(int64_t{1} << 40, 1 << 16), doctest::Contains("bytes are free"),
                        Error);
+#endif
 }
 
 TEST_CASE("rope angles are those of transformers") {
