@@ -86,6 +86,7 @@ class Request:
         """Submits. Raises what `qwen_submit` refuses: unknown options, an empty or too long prompt, a full queue."""
         loaded = library()
         self._ffi, self._lib = loaded.ffi, loaded.lib
+        self._engine = engine  # a session that nobody else holds any more lives until its last answer is out
         self._error = self._ffi.new("qwen_error **")
         self._event = self._ffi.new("qwen_event *")
         options = OptionSet(values, OptionScope.REQUEST)

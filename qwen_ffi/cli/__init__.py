@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # an answer that this terminal cannot show is no reason to stop
     parser = argparse.ArgumentParser(prog="qwen-ffi", description="Run Qwen models on this machine.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     try:

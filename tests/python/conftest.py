@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,23 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(TESTS / "parity" / "data" / "qwen2_sliding", folder)
     tokenizer = next(entry for entry in TOKENIZERS if (entry / "tokenizer.json").is_file())
     shutil.copy(tokenizer / "tokenizer.json", folder)
+    return folder
+
+
+# What Qwen's own template does for plain messages, with its switch for thinking.
+CHAT_TEMPLATE = (
+    "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
+    "{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}"
+    "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}{%- endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def chat_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with a chat template."""
+    folder = tmp_path_factory.mktemp("models") / "chat"
+    shutil.copytree(tiny_model, folder)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": CHAT_TEMPLATE}))
     return folder
 
 

@@ -199,6 +199,12 @@ def test_a_session_is_a_context_manager(tiny_model: Path) -> None:
     stream.close()
 
 
+def test_a_stream_keeps_a_dropped_session_alive(tiny_model: Path) -> None:
+    stream = QwenInferenceSession(tiny_model).stream("Hello", max_tokens=30, ignore_eos=True)
+    gc.collect()
+    assert sum(len(event.token_ids) for event in stream) == 30
+
+
 def test_unread_streams_do_not_stop_others(session: QwenInferenceSession) -> None:
     waiting = [session.stream("Hello", max_tokens=50) for _ in range(5)]
     assert session.generate("Hello", max_tokens=3, ignore_eos=True).stats.generated_tokens == 3
