@@ -8,6 +8,7 @@
 #include <cstring>
 #include <exception>
 #include <new>
+#include <stdexcept>
 #include <string>
 
 #include "base/error.h"
@@ -34,6 +35,8 @@ int32_t guard(qwen_error** error, Body&& body) noexcept {
     return report(error, static_cast<int32_t>(e.status()), e.what());
   } catch (const std::bad_alloc&) {
     return report(error, QWEN_ERR_OUT_OF_MEMORY, "out of memory");
+  } catch (const std::length_error&) {
+    return report(error, QWEN_ERR_OUT_OF_MEMORY, "a length or count is larger than any memory");
   } catch (const std::exception& e) {
     return report(error, QWEN_ERR_INTERNAL, e.what());
   } catch (...) {

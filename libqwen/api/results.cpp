@@ -76,6 +76,10 @@ int32_t qwen_forward(qwen_engine* engine, const int32_t* token_ids, const size_t
     const auto queue = std::make_shared<EventQueue>();
     std::vector<std::shared_ptr<Request>> requests;
     for (size_t i = 0; i < sequences; token_ids += counts[i++]) {
+      // Checked before a token is read: a wrong count must not run past the caller's memory further than it has to.
+      if (counts[i] > static_cast<size_t>(engine->engine.context_length()))
+        fail(Status::invalid_argument, "counts[", i, "] is ", counts[i], "; the context length is ",
+             engine->engine.context_length(), " tokens");
       RequestInput input;
       input.prompt.assign(token_ids, token_ids + counts[i]);
       input.params = params;

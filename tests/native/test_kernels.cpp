@@ -301,7 +301,8 @@ TEST_CASE("kernel counts name operation, format and level") {
   cpu->rms_norm(rows_of(x, 4), *norm, 1e-6f, rows_of(out, 4));
   cpu->rms_norm(rows_of(x, 4), *norm, 1e-6f, rows_of(out, 4));
   // The same rows in the same order whatever has run, so that an index means one kernel for good.
-  for (const auto& [name, calls] : cpu->kernel_counts()) CHECK(calls == (name == "rms_norm.f32.portable" ? 2 : 0));
+  for (const auto& [name, calls] : cpu->kernel_counts())
+    CHECK(calls == (name == "rms_norm.f32.portable" ? 2 : 0));
   CHECK(cpu->kernel_counts().size() > 1);
 }
 
