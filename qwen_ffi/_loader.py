@@ -74,9 +74,7 @@ def demo_model_path() -> Path:
     """The folder of the small demonstration model that is installed with the package."""
     config = package_file("demo_model", "config.json")
     if config is None:
-        raise QwenLibraryError(
-            "the demo model is not installed with this copy of qwen_ffi; install the wheel of libqwen"
-        )
+        raise QwenLibraryError("this installation of qwen_ffi holds no demo model; reinstall it with pip install")
     return config.parent
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import qwen_ffi
 from qwen_ffi import QwenInferenceSession
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -57,6 +59,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = next(entry for entry in TOKENIZERS if (entry / "tokenizer.json").is_file())
     shutil.copy(tokenizer / "tokenizer.json", folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def child(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Arguments for subprocess: an interpreter that finds the package where this one did, and not in the source tree,
+    which has no library."""
+    path = [str(Path(qwen_ffi.__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"cwd": tmp_path_factory.mktemp("cwd"), "env": {**os.environ, "PYTHONPATH": os.pathsep.join(path)}}
 
 
 # What Qwen's own template does for plain messages, with its switch for thinking.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import struct
 import subprocess
@@ -14,7 +13,6 @@ from typing import Any
 
 import pytest
 
-import qwen_ffi
 from qwen_ffi import (
     ModelArgs,
     QwenError,
@@ -231,14 +229,13 @@ for name in sorted(n for n in dir(lib) if n.startswith("qwen_")):
 """
 
 
-def test_null_to_every_c_function_is_a_named_error() -> None:
-    path = os.pathsep.join([str(Path(qwen_ffi.__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
+def test_null_to_every_c_function_is_a_named_error(child: dict[str, Any]) -> None:
     run = subprocess.run(
         [sys.executable, "-c", NULL_CALLS],
         capture_output=True,
         text=True,
         timeout=60,
-        env={**os.environ, "PYTHONPATH": path},
+        **child,
     )
     assert run.returncode == 0, run.stdout.splitlines()[-1:] + [run.stderr]
     answers = {line.split()[0]: line.split(maxsplit=2)[1:] for line in run.stdout.splitlines()}

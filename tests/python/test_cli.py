@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,11 +18,6 @@ DATA = Path(__file__).resolve().parents[1] / "parity" / "data"
 
 def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "qwen_ffi", *map(str, arguments)]
-
-
-def environment() -> dict[str, str]:
-    path = os.pathsep.join([str(Path(qwen_ffi.__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
-    return {**os.environ, "PYTHONPATH": path}
 
 
 def test_generate_prints_the_answer(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,8 +93,10 @@ def test_validate_lists_what_is_not_supported(tmp_path: Path, capsys: pytest.Cap
         (["generate", "m", "x", "--max-tokens", "many"], 2, "many"),
     ],
 )
-def test_errors_are_one_line_and_an_exit_code(arguments: list[str], code: int, named: str) -> None:
-    run = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=60, env=environment())
+def test_errors_are_one_line_and_an_exit_code(
+    child: dict[str, Any], arguments: list[str], code: int, named: str
+) -> None:
+    run = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=60, **child)
     assert run.returncode == code
     assert named in run.stderr
     assert "Traceback" not in run.stderr
@@ -107,18 +104,18 @@ def test_errors_are_one_line_and_an_exit_code(arguments: list[str], code: int, n
         assert len(run.stderr.splitlines()) == 1
 
 
-def test_a_library_that_does_not_load_is_one_line(tmp_path: Path) -> None:
-    env = {**environment(), "QWEN_LIBRARY": str(tmp_path / "none.so")}
-    run = subprocess.run(command("version"), capture_output=True, text=True, timeout=60, env=env)
+def test_a_library_that_does_not_load_is_one_line(child: dict[str, Any], tmp_path: Path) -> None:
+    child = {**child, "env": {**child["env"], "QWEN_LIBRARY": str(tmp_path / "none.so")}}
+    run = subprocess.run(command("version"), capture_output=True, text=True, timeout=60, **child)
     assert (run.returncode, len(run.stderr.splitlines())) == (1, 1)
 
 
-def test_a_reader_that_leaves_is_no_error(tiny_model: Path) -> None:
+def test_a_reader_that_leaves_is_no_error(child: dict[str, Any], tiny_model: Path) -> None:
     with subprocess.Popen(
         command("generate", tiny_model, "Hello", "--max-tokens", "3000", "--ignore-eos", "1"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=environment(),
+        **child,
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None

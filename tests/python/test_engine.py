@@ -211,7 +211,7 @@ def test_a_full_waiting_list_is_an_error_that_says_so() -> None:
                 alive.append(submit(target, [1], queue, tag, ignore_eos=1, max_tokens=800))
 
 
-def test_a_forked_child_gets_an_error_and_the_parent_goes_on() -> None:
+def test_a_forked_child_gets_an_error_and_the_parent_goes_on(child: dict[str, Any]) -> None:
     program = f"""
 import os, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -231,4 +231,4 @@ with t.engine(threads=2) as target:
     alive = t.submit(target, [1], queue, 0, max_tokens=2, ignore_eos=1)
     assert len(t.drain(queue, 1)[0]["ids"]) == 2
 """
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60, **child)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-
-import qwen_ffi
 
 # The child prints "ready", waits in the library, and reports when the KeyboardInterrupt arrived (monotonic clock, which
 # is the same one in both processes) and whether the session still works.
@@ -38,24 +36,23 @@ print(session.stats().running, len(session.generate_ids([5], max_tokens=3, ignor
 
 
 @pytest.mark.parametrize("call", ["generate", "long_prompt", "stream", "forward"])
-def test_interrupting(slow_model: Path, call: str) -> None:
-    path = os.pathsep.join([str(Path(qwen_ffi.__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
+def test_interrupting(slow_model: Path, child: dict[str, Any], call: str) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", CHILD, str(slow_model), call],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": path},
-    ) as child:
-        assert child.stdout is not None
+        **child,
+    ) as process:
+        assert process.stdout is not None
         try:
-            assert child.stdout.readline() == "ready\n"
+            assert process.stdout.readline() == "ready\n"
             time.sleep(0.4)
             sent = time.monotonic()
-            child.send_signal(signal.SIGINT)
-            arrived = child.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            arrived = process.stdout.readline()
             assert arrived != "ended by itself\n", "the call was too short for this test"
             assert float(arrived) - sent < 0.1
-            assert child.stdout.readline() == "0 3\n"
-            assert child.wait(20) == 0
+            assert process.stdout.readline() == "0 3\n"
+            assert process.wait(20) == 0
         finally:
-            child.kill()
+            process.kill()

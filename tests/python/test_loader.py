@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, Protocol
 
 import pytest
 
@@ -17,16 +17,19 @@ COMPILER = shutil.which("cc") or shutil.which("gcc")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler here")
 
 
-def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs code in a fresh interpreter that finds the package where this one did."""
-    path = os.pathsep.join([str(Path(qwen_ffi.__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": path, **environment},
-    )
+class Interpreter(Protocol):
+    def __call__(self, code: str, **environment: str) -> subprocess.CompletedProcess[str]: ...
+
+
+@pytest.fixture
+def python(child: dict[str, Any]) -> Interpreter:
+    """Runs code in a fresh interpreter."""
+
+    def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        arguments = {**child, "env": {**child["env"], **environment}}
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, **arguments)
+
+    return python
 
 
 def compiled(folder: Path, source: str) -> str:
@@ -36,12 +39,12 @@ def compiled(folder: Path, source: str) -> str:
     return str(library)
 
 
-def test_importing_loads_neither_numpy_nor_cffi_nor_the_library() -> None:
+def test_importing_loads_neither_numpy_nor_cffi_nor_the_library(python: Interpreter) -> None:
     code = "import sys, qwen_ffi; print(sorted({'numpy', 'cffi', '_cffi_backend', 'ctypes'} & set(sys.modules)))"
     assert python(code).stdout == "[]\n"
 
 
-def test_importing_takes_less_than_100_milliseconds() -> None:
+def test_importing_takes_less_than_100_milliseconds(python: Interpreter) -> None:
     # The processor's time: what else the machine is doing is not the package's fault.
     code = "import time; t = time.process_time(); import qwen_ffi; print(time.process_time() - t)"
     python(code)  # compiles the byte code
@@ -49,7 +52,7 @@ def test_importing_takes_less_than_100_milliseconds() -> None:
 
 
 @needs_compiler
-def test_an_older_library_is_refused_with_both_versions_and_its_path(tmp_path: Path) -> None:
+def test_an_older_library_is_refused_with_both_versions_and_its_path(python: Interpreter, tmp_path: Path) -> None:
     library = compiled(tmp_path, "unsigned qwen_abi_version(void) { return 0; }")
     result = python("import qwen_ffi; qwen_ffi.version()", QWEN_LIBRARY=library)
     last = result.stderr.strip().splitlines()[-1]
@@ -60,19 +63,19 @@ def test_an_older_library_is_refused_with_both_versions_and_its_path(tmp_path: P
 
 
 @needs_compiler
-def test_another_library_under_our_name_is_refused(tmp_path: Path) -> None:
+def test_another_library_under_our_name_is_refused(python: Interpreter, tmp_path: Path) -> None:
     library = compiled(tmp_path, "int something_else(void) { return 0; }")
     result = python("import qwen_ffi; qwen_ffi.version()", QWEN_LIBRARY=library)
     assert f"{library} is not libqwen" in result.stderr
 
 
-def test_a_missing_library_names_the_path_and_the_variable(tmp_path: Path) -> None:
+def test_a_missing_library_names_the_path_and_the_variable(python: Interpreter, tmp_path: Path) -> None:
     missing = str(tmp_path / "libqwen.so")
     result = python("import qwen_ffi; qwen_ffi.version()", QWEN_LIBRARY=missing)
     assert f"QWEN_LIBRARY names {missing}" in result.stderr
 
 
-def test_a_file_that_is_no_library_is_a_library_error(tmp_path: Path) -> None:
+def test_a_file_that_is_no_library_is_a_library_error(python: Interpreter, tmp_path: Path) -> None:
     (tmp_path / "libqwen.so").write_text("no ELF")
     result = python("import qwen_ffi; qwen_ffi.version()", QWEN_LIBRARY=str(tmp_path / "libqwen.so"))
     assert "QwenLibraryError" in result.stderr
