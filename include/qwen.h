@@ -109,7 +109,8 @@ QWEN_API int32_t qwen_log_set(qwen_log_fn sink, void *user, int32_t level, qwen_
 /* ------------------------------------------------------------------ options
  *
  * Every engine option and sampling parameter is one row of one table: qwen_option_info_get lists them. An unknown key, a
- * value of another type or out of bounds is an error that says what is allowed. Precedence: set here > environment
+ * value of another type or out of bounds, an engine option given to a request or the reverse: an error that says what is
+ * allowed. Precedence: set here > environment
  * (QWEN_ and the key in capitals, engine options only) > the checkpoint's generation_config.json > default.
  * Options are copied where they are used: change or free the object at once afterwards. NULL options mean all defaults. */
 

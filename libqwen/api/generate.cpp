@@ -35,7 +35,7 @@ std::shared_ptr<Request> make_request(const qwen_engine& engine, const qwen_prom
   api::require(prompt, "prompt");
   engine.owner.check("engine");
   const LoadedModel& loaded = engine.engine.loaded();
-  const Options& given = api::options_or_default(options);
+  const Options& given = api::options_for(OptionScope::request, options);
   RequestInput input;
   input.params = resolve_sampling(given, loaded.generation, loaded.model->config().vocab_size);
   input.prompt = prompt->prompt.encode(loaded, given.i64_or_default("reasoning_mode"));

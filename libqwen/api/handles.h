@@ -92,8 +92,10 @@ struct qwen_tensors {
 
 namespace qwen::api {
 
-inline const Options& options_or_default(const qwen_options* options) {
+// The host's options, checked to be of the right kind for this call; NULL: none.
+inline const Options& options_for(OptionScope scope, const qwen_options* options) {
   static const Options kNone;
+  if (options) options->options.check_scope(scope);
   return options ? options->options : kNone;
 }
 

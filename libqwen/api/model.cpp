@@ -31,8 +31,8 @@ int32_t qwen_model_open(const char* path, const qwen_options* options, qwen_mode
   return api::guard(error, [&] {
     api::require(path, "path");
     api::require(model, "model");
-    *model =
-        const_cast<qwen_model*>(make_handle(open_model(path, api::options_or_default(options))).release());
+    *model = const_cast<qwen_model*>(
+        make_handle(open_model(path, api::options_for(OptionScope::engine, options))).release());
   });
 }
 
@@ -105,7 +105,7 @@ int32_t qwen_model_from_weights(const qwen_weights* weights, const qwen_tokenize
     api::require(weights, "weights");
     api::require(model, "model");
     auto loaded = open_model(weights->config, weights->tensors, tokenizer ? tokenizer->tokenizer : nullptr,
-                             api::options_or_default(options));
+                             api::options_for(OptionScope::engine, options));
     *model = const_cast<qwen_model*>(make_handle(std::move(loaded)).release());
   });
 }
@@ -114,7 +114,7 @@ int32_t qwen_create(const char* path, const qwen_options* options, qwen_engine**
   return api::guard(error, [&] {
     api::require(path, "path");
     api::require(engine, "engine");
-    const Options& resolved = api::options_or_default(options);
+    const Options& resolved = api::options_for(OptionScope::engine, options);
     const ModelReference model = make_handle(open_model(path, resolved));
     *engine = new qwen_engine(*model, resolved);
   });
@@ -125,7 +125,7 @@ int32_t qwen_engine_new(const qwen_model* model, const qwen_options* options, qw
   return api::guard(error, [&] {
     api::require(model, "model");
     api::require(engine, "engine");
-    *engine = new qwen_engine(*model, api::options_or_default(options));
+    *engine = new qwen_engine(*model, api::options_for(OptionScope::engine, options));
   });
 }
 

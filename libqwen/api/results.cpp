@@ -71,7 +71,7 @@ int32_t qwen_forward(qwen_engine* engine, const int32_t* token_ids, const size_t
     const LoadedModel& loaded = engine->engine.loaded();
     const int64_t vocab_size = loaded.model->config().vocab_size;
     const SamplingParams params =
-        resolve_sampling(api::options_or_default(options), loaded.generation, vocab_size);
+        resolve_sampling(api::options_for(OptionScope::request, options), loaded.generation, vocab_size);
 
     const auto queue = std::make_shared<EventQueue>();
     std::vector<std::shared_ptr<Request>> requests;

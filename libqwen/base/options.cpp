@@ -114,11 +114,11 @@ const OptionRow& row_of_type(std::string_view key, OptionType type) {
   return found;
 }
 
-// Negated comparison, so that NaN is out of bounds.
 template <class Number>
 void check_bounds(const OptionRow& option, Number value, std::string_view what = "") {
   if (!option.has_bounds) return;
-  if (static_cast<double>(value) >= option.minimum && static_cast<double>(value) <= option.maximum) return;
+  // In the number's own type: as a double, 2^53 + 1 would be 2^53. NaN is inside no bounds.
+  if (value >= static_cast<Number>(option.minimum) && value <= static_cast<Number>(option.maximum)) return;
   const bool integer = option.type == OptionType::i64;
   const auto bound = [&](double b) { return integer ? cat(static_cast<int64_t>(b)) : cat(b); };
   fail(Status::invalid_argument, "option '", option.key, "'", what, " is ", value, "; allowed are ",
@@ -276,6 +276,15 @@ TokenBias Options::bias(std::string_view key) const {
 HostCallback Options::callback(std::string_view key) const {
   const auto* value = find<HostCallback>(key);
   return value ? *value : HostCallback();
+}
+
+void Options::check_scope(OptionScope scope) const {
+  for (const auto& [key, value] : values_) {
+    if (row(key).scope == scope) continue;
+    fail(Status::invalid_argument, "option '", key, "' belongs to ",
+         scope == OptionScope::engine ? "a request; give it to qwen_generate or qwen_submit"
+                                      : "the engine; give it to qwen_create or qwen_model_open");
+  }
 }
 
 int64_t Options::i64_or_default(std::string_view key) const {

@@ -60,6 +60,9 @@ class Options {
   void set(std::string_view key, TokenBias biases);
   void set(std::string_view key, HostCallback callback);
 
+  // Throws Error(invalid_argument) naming an option that was set but belongs to the other scope.
+  void check_scope(OptionScope scope) const;
+
   // Set here > environment variable QWEN_<KEY> (engine scope only) > nullopt. Throws Error for a bad environment value.
   std::optional<int64_t> i64(std::string_view key) const;
   std::optional<double> f64(std::string_view key) const;
