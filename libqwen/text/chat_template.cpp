@@ -4,8 +4,8 @@
 
 #include "base/json.h"
 #include "base/mapped_file.h"
-#include "text/jinja_interpreter.h"
-#include "text/jinja_parser.h"
+#include "text/jinja/interpreter.h"
+#include "text/jinja/parser.h"
 
 namespace qwen {
 namespace {

@@ -16,7 +16,7 @@
 
 #include "base/json.h"
 #include "text/chat_template.h"
-#include "text/jinja_runtime.h"
+#include "text/jinja/runtime.h"
 
 using namespace qwen;
 namespace fs = std::filesystem;

@@ -1,7 +1,7 @@
 // The filters' two tables know each other.
 #pragma once
 
-#include "text/jinja_builtins.h"
+#include "text/jinja/builtins.h"
 
 namespace qwen::jinja {
 
@@ -10,6 +10,6 @@ struct NamedFilter {
   FilterFunction function;
 };
 
-FilterFunction find_list_filter(std::string_view name);  // jinja_list_filters.cpp
+FilterFunction find_list_filter(std::string_view name);  // list_filters.cpp
 
 }  // namespace qwen::jinja

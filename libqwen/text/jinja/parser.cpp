@@ -1,10 +1,10 @@
-#include "text/jinja_parser.h"
+#include "text/jinja/parser.h"
 
 #include <initializer_list>
 
-#include "text/jinja_lexer.h"
-#include "text/jinja_parser_impl.h"
-#include "text/jinja_text.h"
+#include "text/jinja/lexer.h"
+#include "text/jinja/parser_impl.h"
+#include "text/jinja/text.h"
 
 namespace qwen::jinja {
 

@@ -2,9 +2,9 @@
 #include <algorithm>
 #include <charconv>
 
-#include "text/jinja_filter_tables.h"
-#include "text/jinja_operations.h"
-#include "text/jinja_text.h"
+#include "text/jinja/filter_tables.h"
+#include "text/jinja/operations.h"
+#include "text/jinja/text.h"
 
 namespace qwen::jinja {
 namespace {

@@ -7,8 +7,8 @@
 #include <charconv>
 #include <cmath>
 
-#include "text/jinja_runtime.h"
-#include "text/jinja_text.h"
+#include "text/jinja/runtime.h"
+#include "text/jinja/text.h"
 
 namespace qwen::jinja {
 namespace {

@@ -1,9 +1,9 @@
-#include "text/jinja_lexer.h"
+#include "text/jinja/lexer.h"
 
 #include <algorithm>
 
 #include "base/error.h"
-#include "text/jinja_text.h"
+#include "text/jinja/text.h"
 
 namespace qwen::jinja {
 namespace {

@@ -1,4 +1,4 @@
-#include "text/jinja_runtime.h"
+#include "text/jinja/runtime.h"
 
 namespace qwen::jinja {
 

@@ -1,8 +1,8 @@
 // jinja2's tests: what may stand behind "is".
 #include <algorithm>
 
-#include "text/jinja_operations.h"
-#include "text/jinja_text.h"
+#include "text/jinja/operations.h"
+#include "text/jinja/text.h"
 
 namespace qwen::jinja {
 namespace {

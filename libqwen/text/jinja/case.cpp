@@ -1,6 +1,6 @@
 // Unicode case mappings as ranges, generated from Python's unicodedata 14.0.0: str.upper() and str.lower() of
 // every single code point outside ASCII.
-#include "text/jinja_case.h"
+#include "text/jinja/case.h"
 
 namespace qwen::jinja {
 

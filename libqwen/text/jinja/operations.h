@@ -2,8 +2,8 @@
 // functions.
 #pragma once
 
-#include "text/jinja_ast.h"
-#include "text/jinja_runtime.h"
+#include "text/jinja/ast.h"
+#include "text/jinja/runtime.h"
 
 namespace qwen::jinja {
 

@@ -1,8 +1,8 @@
 // Methods of Python's str, dict, list and tuple.
 #include <algorithm>
 
-#include "text/jinja_operations.h"
-#include "text/jinja_text.h"
+#include "text/jinja/operations.h"
+#include "text/jinja/text.h"
 
 namespace qwen::jinja {
 namespace {

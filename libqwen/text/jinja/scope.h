@@ -6,7 +6,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "text/jinja_runtime.h"
+#include "text/jinja/runtime.h"
 
 namespace qwen::jinja {
 

@@ -3,8 +3,8 @@
 
 #include <string>
 
-#include "text/jinja_ast.h"
-#include "text/jinja_runtime.h"
+#include "text/jinja/ast.h"
+#include "text/jinja/runtime.h"
 
 namespace qwen::jinja {
 

@@ -1,9 +1,9 @@
-// The interpreter's insides, shared by jinja_interpreter.cpp (statements) and jinja_evaluate.cpp
+// The interpreter's insides, shared by interpreter.cpp (statements) and evaluate.cpp
 // (expressions) only.
 #pragma once
 
-#include "text/jinja_interpreter.h"
-#include "text/jinja_scope.h"
+#include "text/jinja/interpreter.h"
+#include "text/jinja/scope.h"
 
 namespace qwen::jinja {
 

@@ -1,4 +1,4 @@
-#include "text/jinja_value.h"
+#include "text/jinja/value.h"
 
 #include <algorithm>
 #include <bit>
@@ -6,8 +6,8 @@
 #include <cmath>
 #include <functional>
 
-#include "text/jinja_runtime.h"
-#include "text/jinja_text.h"
+#include "text/jinja/runtime.h"
+#include "text/jinja/text.h"
 
 namespace qwen::jinja {
 namespace {

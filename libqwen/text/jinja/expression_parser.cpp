@@ -1,7 +1,7 @@
 #include <charconv>
 
-#include "text/jinja_parser_impl.h"
-#include "text/jinja_text.h"
+#include "text/jinja/parser_impl.h"
+#include "text/jinja/text.h"
 
 namespace qwen::jinja {
 namespace {

@@ -1,10 +1,10 @@
-#include "text/jinja_operations.h"
+#include "text/jinja/operations.h"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
-#include "text/jinja_text.h"
+#include "text/jinja/text.h"
 
 namespace qwen::jinja {
 namespace {

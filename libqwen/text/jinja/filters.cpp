@@ -1,13 +1,13 @@
 // jinja2's filters that work on one value: text, numbers, JSON. Those over lists are in
-// jinja_list_filters.cpp.
+// list_filters.cpp.
 #include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <limits>
 
-#include "text/jinja_filter_tables.h"
-#include "text/jinja_operations.h"
-#include "text/jinja_text.h"
+#include "text/jinja/filter_tables.h"
+#include "text/jinja/operations.h"
+#include "text/jinja/text.h"
 
 namespace qwen::jinja {
 namespace {

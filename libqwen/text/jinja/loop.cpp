@@ -1,4 +1,4 @@
-#include "text/jinja_loop.h"
+#include "text/jinja/loop.h"
 
 namespace qwen::jinja {
 

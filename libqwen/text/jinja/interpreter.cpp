@@ -1,7 +1,7 @@
-#include "text/jinja_interpreter.h"
+#include "text/jinja/interpreter.h"
 
-#include "text/jinja_interpreter_impl.h"
-#include "text/jinja_loop.h"
+#include "text/jinja/interpreter_impl.h"
+#include "text/jinja/loop.h"
 
 namespace qwen::jinja {
 namespace {

@@ -4,7 +4,7 @@
 
 #include <span>
 
-#include "text/jinja_value.h"
+#include "text/jinja/value.h"
 
 namespace qwen::jinja {
 

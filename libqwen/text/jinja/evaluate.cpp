@@ -1,5 +1,5 @@
-#include "text/jinja_interpreter_impl.h"
-#include "text/jinja_operations.h"
+#include "text/jinja/interpreter_impl.h"
+#include "text/jinja/operations.h"
 
 namespace qwen::jinja {
 

@@ -10,8 +10,8 @@
 #include <variant>
 #include <vector>
 
-#include "text/jinja_builtins.h"
-#include "text/jinja_value.h"
+#include "text/jinja/builtins.h"
+#include "text/jinja/value.h"
 
 namespace qwen::jinja {
 

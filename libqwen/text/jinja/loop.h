@@ -3,7 +3,7 @@
 
 #include <functional>
 
-#include "text/jinja_operations.h"
+#include "text/jinja/operations.h"
 
 namespace qwen::jinja {
 

@@ -1,12 +1,12 @@
-// The parser's insides, shared by jinja_parser.cpp (tags) and jinja_expression_parser.cpp (expressions) only.
+// The parser's insides, shared by parser.cpp (tags) and expression_parser.cpp (expressions) only.
 #pragma once
 
 #include <algorithm>
 #include <unordered_map>
 
-#include "text/jinja_ast.h"
-#include "text/jinja_lexer.h"
-#include "text/jinja_parser.h"
+#include "text/jinja/ast.h"
+#include "text/jinja/lexer.h"
+#include "text/jinja/parser.h"
 
 namespace qwen::jinja {
 

@@ -1,4 +1,4 @@
-// Tables behind upper() and lower(), see jinja_case.cpp. Sorted by `first`.
+// Tables behind upper() and lower(), see case.cpp. Sorted by `first`.
 #pragma once
 
 #include <cstddef>

@@ -2,8 +2,8 @@
 #include <algorithm>
 #include <ctime>
 
-#include "text/jinja_operations.h"
-#include "text/jinja_text.h"
+#include "text/jinja/operations.h"
+#include "text/jinja/text.h"
 
 namespace qwen::jinja {
 namespace {

@@ -1,7 +1,7 @@
 // jinja2's filters, tests and global functions, and the methods of Python's str, dict and list, by name.
 #pragma once
 
-#include "text/jinja_runtime.h"
+#include "text/jinja/runtime.h"
 
 namespace qwen::jinja {
 

@@ -1,11 +1,11 @@
-#include "text/jinja_text.h"
+#include "text/jinja/text.h"
 
 #include <string.h>
 
 #include <algorithm>
 #include <set>
 
-#include "text/jinja_case.h"
+#include "text/jinja/case.h"
 
 namespace qwen::jinja {
 
