@@ -31,11 +31,10 @@ import jinja2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from demo_model_text import Turn, ask_sum, conversation, draw_pair, sentence, value
 from safetensors.torch import load_file, save
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
-
-from demo_model_text import Turn, ask_sum, conversation, draw_pair, sentence, value
 
 # The official Qwen3 chat template is taken from the checkpoint that the package carries already.
 SHIPPED = Path(__file__).resolve().parents[1] / "qwen_ffi" / "demo_model" / "tokenizer_config.json"
