@@ -232,3 +232,86 @@ with t.engine(threads=2) as target:
     assert len(t.drain(queue, 1)[0]["ids"]) == 2
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60, **child)
+
+
+def generate(target: Any, answer_of: Any, **values: Any) -> tuple[list[tuple[int, int]], dict[str, Any]]:
+    """qwen_generate with a callback that answers `answer_of(events so far)`: the events and the outcome."""
+    loaded = library()
+    seen: list[tuple[int, int]] = []
+
+    @loaded.ffi.callback("int32_t(const qwen_event *, void *)")
+    def on_event(event: Any, user: Any) -> int:
+        seen.append((event.type, event.finish_reason))
+        return int(answer_of(len(seen)))
+
+    prompt = loaded.ffi.new("qwen_prompt **")
+    call("qwen_prompt_new", prompt)
+    prompt = loaded.ffi.gc(prompt[0], loaded.lib.qwen_prompt_free)
+    call("qwen_prompt_add_tokens", prompt, [1, 2, 3], 3)
+    result = loaded.ffi.new("qwen_result **")
+    call("qwen_generate", target, prompt, options(**values), on_event, loaded.ffi.NULL, result)
+    kept = loaded.ffi.gc(result[0], loaded.lib.qwen_result_free)
+    choice = loaded.ffi.new("qwen_choice *", {"struct_size": loaded.ffi.sizeof("qwen_choice")})
+    call("qwen_result_choice_get", kept, 0, choice)
+    return seen, {"tokens": choice.token_count, "finish_reason": choice.finish_reason}
+
+
+def test_the_callback_decides_whether_generation_goes_on() -> None:
+    lib = library().lib
+    with engine(threads=1) as target:
+        values = {"max_tokens": 400, "ignore_eos": 1}
+        seen, outcome = generate(target, lambda count: 0, **values)
+        assert outcome == {"tokens": 400, "finish_reason": lib.QWEN_FINISH_LENGTH}
+        assert [kind for kind, _ in seen[-2:]] == [lib.QWEN_EVENT_FINISHED, lib.QWEN_EVENT_DONE]
+        assert {kind for kind, _ in seen[:-2]} == {lib.QWEN_EVENT_TEXT}
+        _, outcome = generate(target, lambda count: int(count == 3), **values)
+        assert outcome["finish_reason"] == lib.QWEN_FINISH_STOP
+        assert 3 <= outcome["tokens"] < 400
+        with pytest.raises(RuntimeError, match="cancelled"):
+            generate(target, lambda count: 2 * (count == 3), **values)
+        with pytest.raises(RuntimeError, match="callback returned -7"):
+            generate(target, lambda count: -7 * (count == 3), **values)
+        assert stats(target).cache_blocks_used == 0
+
+
+def test_the_log_goes_to_the_sink_and_nowhere_else(capfd: pytest.CaptureFixture[str]) -> None:
+    loaded = library()
+    lines: list[str] = []
+
+    @loaded.ffi.callback("void(int32_t, const char *, size_t, void *)")
+    def sink(level: int, message: Any, length: int, user: Any) -> None:
+        lines.append(loaded.ffi.buffer(message, length)[:].decode())
+
+    call("qwen_log_set", sink, loaded.ffi.NULL, loaded.lib.QWEN_LOG_INFO)
+    try:
+        with engine():
+            assert any(DENSE.name in line and "opened" in line for line in lines)
+    finally:
+        call("qwen_log_set", loaded.ffi.NULL, loaded.ffi.NULL, 0)
+    count = len(lines)
+    with engine():
+        assert len(lines) == count
+    assert capfd.readouterr() == ("", "")
+
+
+def test_loading_can_be_watched_and_cancelled() -> None:
+    loaded = library()
+    fractions: list[float] = []
+    stop_at = 2.0
+
+    @loaded.ffi.callback("int32_t(double, void *)")
+    def progress(fraction: float, user: Any) -> int:
+        fractions.append(fraction)
+        return int(fraction >= stop_at)
+
+    given = options(dtype="f32")
+    function = loaded.ffi.cast("qwen_callback_fn", progress)
+    call("qwen_options_set_callback", given, b"progress", function, loaded.ffi.NULL, loaded.ffi.NULL)
+    box = loaded.ffi.new("qwen_model **")
+    call("qwen_model_open", os.fsencode(DENSE), given, box)
+    loaded.lib.qwen_model_free(box[0])
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
+    stop_at = 0.5
+    with pytest.raises(RuntimeError, match="cancelled by the host"):
+        call("qwen_model_open", os.fsencode(DENSE), given, box)
