@@ -292,26 +292,3 @@ def test_the_log_goes_to_the_sink_and_nowhere_else(capfd: pytest.CaptureFixture[
     with engine():
         assert len(lines) == count
     assert capfd.readouterr() == ("", "")
-
-
-def test_loading_can_be_watched_and_cancelled() -> None:
-    loaded = library()
-    fractions: list[float] = []
-    stop_at = 2.0
-
-    @loaded.ffi.callback("int32_t(double, void *)")
-    def progress(fraction: float, user: Any) -> int:
-        fractions.append(fraction)
-        return int(fraction >= stop_at)
-
-    given = options(dtype="f32")
-    function = loaded.ffi.cast("qwen_callback_fn", progress)
-    call("qwen_options_set_callback", given, b"progress", function, loaded.ffi.NULL, loaded.ffi.NULL)
-    box = loaded.ffi.new("qwen_model **")
-    call("qwen_model_open", os.fsencode(DENSE), given, box)
-    loaded.lib.qwen_model_free(box[0])
-    assert fractions == sorted(fractions)
-    assert fractions[-1] == 1.0
-    stop_at = 0.5
-    with pytest.raises(RuntimeError, match="cancelled by the host"):
-        call("qwen_model_open", os.fsencode(DENSE), given, box)
