@@ -11,8 +11,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from .._options import options
 from ..validation import Check, Report, Setting, find_cases, validate
+from ..version import build_info
 
 HEADERS = ("model", "dtype", "backend", "threads", "worst of its checks", "measured", "limit", "greedy", "ok")
 WIDTHS = (28, 5, 12, 7, 19, 9, 9, 7, 3)
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     cases = find_cases(arguments.folders)
-    reports = (report for case in cases for setting in _settings(arguments) for report in validate(case, setting))
+    reports = _once(report for case in cases for setting in _settings(arguments) for report in validate(case, setting))
     compared = missed = unsupported = 0
     for report in _shown(reports, arguments.json):
         compared += not report.not_supported
@@ -48,10 +48,21 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if missed or (arguments.strict and unsupported) else 0
 
 
+def _once(reports: Iterable[Report]) -> Iterator[Report]:
+    """Says only once per file, not per setting, that and why it is not supported."""
+    said = set()
+    for report in reports:
+        key = (report.case, report.file, report.not_supported)
+        if report.not_supported and key in said:
+            continue
+        said.add(key)
+        yield report
+
+
 def _settings(arguments: argparse.Namespace) -> list[Setting]:
     levels: list[str | None] = arguments.isa or [None]
     if "all" in levels:
-        levels = [choice for row in options() if row.key == "cpu_isa" for choice in row.choices]
+        levels = list(build_info()["cpu_isa"])
     combinations = product(arguments.dtype or ["f32", "bf16"], levels, arguments.threads or [None])
     return [Setting(dtype, isa, threads) for dtype, isa, threads in combinations]
 
@@ -72,6 +83,8 @@ def _print(report: Report) -> None:
     name = report.case if report.file == "expected" else f"{report.case} {report.file.removeprefix('expected_')}"
     level = report.backend or (report.setting.isa or "")
     begin = (name, report.setting.dtype, level, str(report.threads or report.setting.threads or ""))
+    if report.not_supported:
+        begin = (name, "-", "-", "-")
     if report.not_supported or report.failure:
         reason = f"not supported: {report.not_supported}" if report.not_supported else report.failure
         print(_row(begin) + "  " + reason, flush=True)
