@@ -217,6 +217,7 @@ import os, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import test_engine as t
 from qwen_ffi import errors
+from qwen_ffi._loader import library
 with t.engine(threads=2) as target:
     queue = t.new_queue()
     child = os.fork()
@@ -224,7 +225,7 @@ with t.engine(threads=2) as target:
         try:
             t.submit(target, [1], queue, 0, max_tokens=1)
         except errors.QwenForkedError as error:
-            t.library().lib.qwen_destroy(target)
+            library().lib.qwen_destroy(target)
             os._exit(7 if "child" in str(error) else 8)
         os._exit(9)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
