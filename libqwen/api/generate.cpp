@@ -179,9 +179,7 @@ int32_t qwen_queue_new(qwen_queue** queue, qwen_error** error) {
 }
 
 void qwen_queue_free(qwen_queue* queue) {
-  if (!queue || !queue->owner.is_this_process()) return;
-  queue->queue->close();
-  delete queue;
+  if (queue && queue->owner.is_this_process()) delete queue;
 }
 
 int32_t qwen_queue_fd(const qwen_queue* queue) {

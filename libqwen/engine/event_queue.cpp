@@ -19,7 +19,6 @@ EventQueue::~EventQueue() {
 void EventQueue::push(Event event) {
   {
     const std::lock_guard lock(mutex_);
-    if (closed_) return;
     events_.push_back(std::move(event));
     if (events_.size() == 1) signal(true);
   }
@@ -55,12 +54,6 @@ int EventQueue::descriptor() {
     if (!events_.empty()) signal(true);
   }
   return descriptor_;
-}
-
-void EventQueue::close() {
-  const std::lock_guard lock(mutex_);
-  closed_ = true;
-  events_.clear();
 }
 
 bool EventQueue::wait(std::unique_lock<std::mutex>& lock, int64_t timeout_ms) {

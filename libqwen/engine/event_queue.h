@@ -48,8 +48,6 @@ class EventQueue {
   std::vector<Event> pop_all(int64_t timeout_ms);
   // An eventfd that polls readable while events wait; made at first use. Throws Error(io).
   int descriptor();
-  // Further events are dropped: the host has let go of the queue.
-  void close();
 
  private:
   bool wait(std::unique_lock<std::mutex>& lock, int64_t timeout_ms);
@@ -59,7 +57,6 @@ class EventQueue {
   std::condition_variable arrived_;
   std::deque<Event> events_;
   int descriptor_ = -1;
-  bool closed_ = false;
 };
 
 }  // namespace qwen

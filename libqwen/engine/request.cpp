@@ -73,15 +73,20 @@ void Request::finish(FinishReason reason, Status status, std::string message) {
   }
 }
 
+void Request::push(Event event) const {
+  if (const auto queue = input_.queue.lock())
+    queue->push(std::move(event));  // gone: the host has let go of it
+}
+
 void Request::announce_end() {
   const auto self = shared_from_this();
   const RequestOutcome end = outcome();
-  input_.queue->push({.type = EventType::finished, .request = self, .finish_reason = end.finish_reason});
-  input_.queue->push({.type = EventType::done,
-                      .request = self,
-                      .finish_reason = end.finish_reason,
-                      .status = end.status,
-                      .message = end.message});
+  push({.type = EventType::finished, .request = self, .finish_reason = end.finish_reason});
+  push({.type = EventType::done,
+        .request = self,
+        .finish_reason = end.finish_reason,
+        .status = end.status,
+        .message = end.message});
 }
 
 void Request::emit_text(std::string text, Channel channel, std::span<const int32_t> ids,
@@ -90,12 +95,12 @@ void Request::emit_text(std::string text, Channel channel, std::span<const int32
     const std::lock_guard lock(outcome_mutex_);
     (channel == Channel::reasoning ? outcome_.reasoning : outcome_.text) += text;
   }
-  input_.queue->push({.type = EventType::text,
-                      .request = shared_from_this(),
-                      .channel = channel,
-                      .text = std::move(text),
-                      .token_ids = {ids.begin(), ids.end()},
-                      .logprobs = {logprobs.begin(), logprobs.end()}});
+  push({.type = EventType::text,
+        .request = shared_from_this(),
+        .channel = channel,
+        .text = std::move(text),
+        .token_ids = {ids.begin(), ids.end()},
+        .logprobs = {logprobs.begin(), logprobs.end()}});
 }
 
 }  // namespace qwen

@@ -33,7 +33,7 @@ struct RequestInput {
   WantedTensors tensors;  // when any: one forward pass, nothing is generated
   bool split_reasoning = false;
   uint64_t tag = 0;
-  std::shared_ptr<EventQueue> queue;
+  std::weak_ptr<EventQueue> queue;  // the host's: events hold the request, so the request must not hold it
 };
 
 struct RequestStats {
@@ -101,6 +101,7 @@ class Request : public std::enable_shared_from_this<Request> {
 
  private:
   enum class Wish : uint8_t { go_on, stop, cancel };
+  void push(Event event) const;
   void emit_text(std::string text, Channel channel, std::span<const int32_t> ids,
                  std::span<const float> logprobs);
 
