@@ -8,8 +8,10 @@
 #include <string.h>
 
 static int32_t on_event(const qwen_event *event, void *user) {
-  (void)user;
-  if (event->type == QWEN_EVENT_TEXT) fwrite(event->text, 1, event->text_length, stdout);
+  int32_t *channel = user; /* thoughts come first, then the answer */
+  if (event->text_length > 0 && event->channel != *channel) printf(*channel < 0 ? "" : "\n\n");
+  if (event->text_length > 0) *channel = event->channel;
+  fwrite(event->text, 1, event->text_length, stdout);
   fflush(stdout);
   return 0; /* go on */
 }
@@ -20,12 +22,13 @@ int main(int argc, char **argv) {
   qwen_result *result = NULL;
   qwen_error *error = NULL;
   qwen_stats stats = {.struct_size = sizeof stats};
+  int32_t channel = -1;
   if (argc != 3) return fprintf(stderr, "usage: %s MODEL_FOLDER QUESTION\n", argv[0]), 2;
 
   int failed = qwen_create(argv[1], NULL, &engine, &error) ||
                qwen_prompt_new(&prompt, &error) ||
                qwen_prompt_add_message(prompt, "user", argv[2], strlen(argv[2]), &error) ||
-               qwen_generate(engine, prompt, NULL, on_event, NULL, &result, &error) ||
+               qwen_generate(engine, prompt, NULL, on_event, &channel, &result, &error) ||
                qwen_result_stats_get(result, &stats, &error);
   if (failed)
     fprintf(stderr, "%s: %s\n", qwen_status_name(qwen_error_code(error)), qwen_error_message(error));
