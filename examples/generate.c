@@ -9,8 +9,9 @@
 
 static int32_t on_event(const qwen_event *event, void *user) {
   int32_t *channel = user; /* thoughts come first, then the answer */
-  if (event->text_length > 0 && event->channel != *channel) printf(*channel < 0 ? "" : "\n\n");
-  if (event->text_length > 0) *channel = event->channel;
+  if (event->text_length == 0) return 0;
+  if (*channel >= 0 && event->channel != *channel) fputs("\n\n", stdout);
+  *channel = event->channel;
   fwrite(event->text, 1, event->text_length, stdout);
   fflush(stdout);
   return 0; /* go on */
