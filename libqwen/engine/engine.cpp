@@ -3,24 +3,14 @@
 #include <signal.h>
 
 #include <algorithm>
-#include <fstream>
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/system_memory.h"
 #include "base/thread_pool.h"
 
 namespace qwen {
 namespace {
-
-// Bytes the machine could still give out, as /proc/meminfo sees it; 0: unknown.
-int64_t available_memory() {
-  std::ifstream file("/proc/meminfo");
-  for (std::string word; file >> word;) {
-    int64_t kib = 0;
-    if (word == "MemAvailable:" && file >> kib) return kib * 1024;
-  }
-  return 0;
-}
 
 int64_t blocks_for(int64_t tokens) {
   return (tokens + kCacheBlock - 1) / kCacheBlock;

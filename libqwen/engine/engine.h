@@ -38,7 +38,6 @@ class Engine {
   void submit(const std::shared_ptr<Request>& request);
 
   const LoadedModel& loaded() const { return *loaded_; }
-  const std::shared_ptr<const LoadedModel>& shared_model() const { return loaded_; }
   int threads() const { return threads_; }
   int64_t context_length() const { return context_length_; }
   const std::string& backend_name() const { return backend_name_; }

@@ -80,7 +80,7 @@ void Request::push(Event event) const {
 
 void Request::announce_end() {
   const auto self = shared_from_this();
-  const RequestOutcome end = outcome();
+  const RequestOutcome& end = outcome_;  // only this thread writes it
   push({.type = EventType::finished, .request = self, .finish_reason = end.finish_reason});
   push({.type = EventType::done,
         .request = self,

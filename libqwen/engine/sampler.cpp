@@ -24,6 +24,13 @@ double log_sum_exp(std::span<const float> logits) {
   return top + std::log(sum);
 }
 
+// A sum of x - x is 0, or NaN as soon as one of them is infinite or NaN: no branch per element.
+bool all_finite(std::span<const float> logits) {
+  float sum = 0;
+  for (const float logit : logits) sum += logit - logit;
+  return sum == 0;
+}
+
 // The last `window` tokens, all of them for 0.
 std::span<const int32_t> last(std::span<const int32_t> tokens, int64_t window) {
   const auto size = static_cast<int64_t>(tokens.size());
@@ -35,13 +42,12 @@ std::span<const int32_t> last(std::span<const int32_t> tokens, int64_t window) {
 SampledToken Sampler::sample(std::span<float> logits, const SamplingParams& params,
                              std::span<const int32_t> prompt, std::span<const int32_t> generated,
                              uint32_t choice) {
-  if (!std::isfinite(*std::max_element(logits.begin(), logits.end())))
+  if (!all_finite(logits))
     fail(Status::invalid_file, "the model's logits are not finite: its weights hold NaN or infinite values");
   double normaliser = 0;
-  std::vector<float> own_logits;
   if (params.logprobs) {
     normaliser = log_sum_exp(logits);
-    own_logits.assign(logits.begin(), logits.end());
+    own_logits_.assign(logits.begin(), logits.end());
   }
 
   if (static_cast<int64_t>(generated.size()) < params.min_tokens) {
@@ -54,7 +60,7 @@ SampledToken Sampler::sample(std::span<float> logits, const SamplingParams& para
 
   const int32_t id =
       params.temperature == 0 ? argmax(logits) : draw(logits, params, generated.size(), choice);
-  return {id, params.logprobs ? static_cast<float>(own_logits[id] - normaliser) : 0.0f};
+  return {id, params.logprobs ? static_cast<float>(own_logits_[id] - normaliser) : 0.0f};
 }
 
 void Sampler::apply_penalties(std::span<float> logits, const SamplingParams& params,

@@ -34,6 +34,7 @@ class Sampler {
   std::vector<Candidate> candidates_;
   std::vector<double> weights_;
   std::vector<int32_t> sorted_;
+  std::vector<float> own_logits_;
 };
 
 }  // namespace qwen

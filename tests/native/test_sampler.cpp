@@ -138,6 +138,8 @@ TEST_CASE("logprobs are the log softmax of the model's own logits") {
 TEST_CASE("logits that are not finite are an error, not a token") {
   SamplingParams params;
   Sampler sampler;
-  std::vector<float> row = {std::numeric_limits<float>::infinity(), 0};
-  CHECK_THROWS_AS(sampler.sample(row, params, {}, {}, 0), Error);
+  const float infinite = std::numeric_limits<float>::infinity();
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (std::vector<float> row : {std::vector{infinite, 0.f}, {0.f, -infinite}, {0.f, nan, 1.f}, {nan, 0.f}})
+    CHECK_THROWS_AS(sampler.sample(row, params, {}, {}, 0), Error);
 }

@@ -153,6 +153,16 @@ def test_tokens_and_logprobs_do_not_depend_on_load_chunks_threads_or_a_full_cach
         assert stats(tight).cache_blocks_used == 0
 
 
+def test_the_environment_forces_an_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    ffi = library().ffi
+    monkeypatch.setenv("QWEN_CPU_ISA", "portable")
+    with engine() as target:
+        assert ffi.string(stats(target).backend) == b"cpu.portable"
+    monkeypatch.setenv("QWEN_CPU_ISA", "mmx")
+    with pytest.raises(ValueError, match=r"QWEN_CPU_ISA.*'mmx'.*portable\|avx2\|avx512"), engine():
+        pass
+
+
 def test_requests_share_steps() -> None:
     with engine(threads=1) as target:
         queue = new_queue()

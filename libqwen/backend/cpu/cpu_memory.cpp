@@ -1,17 +1,16 @@
 #include "backend/cpu/cpu_memory.h"
 
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 #include <new>
 #include <string>
 #include <utility>
 
 #include "base/error.h"
+#include "base/system_memory.h"
 
 namespace qwen::cpu {
 namespace {
@@ -26,20 +25,6 @@ size_t round_up(size_t bytes) {
 }
 
 }  // namespace
-
-int64_t available_memory() {
-  // MemAvailable counts the page cache that can be given up, which sysconf's free pages do not.
-  if (std::FILE* file = std::fopen("/proc/meminfo", "re")) {
-    char line[128];
-    long long kib = -1;
-    while (kib < 0 && std::fgets(line, sizeof line, file) != nullptr) {
-      if (std::sscanf(line, "MemAvailable: %lld", &kib) != 1) kib = -1;
-    }
-    std::fclose(file);
-    if (kib >= 0) return kib * 1024;
-  }
-  return static_cast<int64_t>(sysconf(_SC_AVPHYS_PAGES)) * sysconf(_SC_PAGESIZE);
-}
 
 Buffer::Buffer(size_t bytes, std::string_view purpose) : size_(bytes) {
   if (bytes == 0) return;

@@ -13,9 +13,6 @@ namespace qwen::cpu {
 
 inline constexpr size_t kAlignment = 64;  // one cache line, one AVX-512 register
 
-// "… free" for out-of-memory messages: what the system says is available, in bytes.
-int64_t available_memory();
-
 // Uninitialised heap memory aligned to kAlignment.
 class Buffer {
  public:

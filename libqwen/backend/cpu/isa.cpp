@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
 #include <string>
 
 #include "base/error.h"
@@ -87,20 +86,14 @@ std::vector<Isa> available_isas() {
 }
 
 Isa choose_isa(std::string_view requested) {
-  std::string_view origin = "option isa";
-  if (requested.empty()) {
-    const char* environment = std::getenv("QWEN_CPU_ISA");
-    if (environment == nullptr || *environment == '\0') return available_isas().back();
-    requested = environment;
-    origin = "environment variable QWEN_CPU_ISA";
-  }
+  if (requested.empty()) return available_isas().back();
   const auto found = std::ranges::find(kIsas, requested, isa_name);
   if (found == kIsas.end()) {
-    fail(Status::invalid_argument, origin, " is ", quote(requested),
+    fail(Status::invalid_argument, "cpu_isa is ", quote(requested),
          "; valid are: ", names({kIsas.begin(), kIsas.end()}));
   }
   if (*found > available_isas().back()) {
-    fail(Status::unsupported, origin, " asks for ", requested,
+    fail(Status::unsupported, "cpu_isa asks for ", requested,
          ", which this machine lacks; it has: ", names(available_isas()));
   }
   return *found;

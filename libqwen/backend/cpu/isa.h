@@ -21,8 +21,8 @@ std::string_view isa_name(Isa isa);
 // What both the CPU and the operating system (XCR0) allow, ascending; never empty.
 std::vector<Isa> available_isas();
 
-// The level to use. `requested` wins over the environment variable QWEN_CPU_ISA; both empty: the highest
-// available. Throws Error: invalid_argument (unknown name), unsupported (this machine lacks it).
+// The level to use; empty: the highest available. (The options table has asked QWEN_CPU_ISA already.)
+// Throws Error: invalid_argument (unknown name), unsupported (this machine lacks it).
 Isa choose_isa(std::string_view requested);
 
 }  // namespace qwen::cpu
