@@ -170,7 +170,7 @@ class Transformer:
         def work() -> Any:
             box, error = ffi.new("qwen_tensors **"), ffi.new("qwen_error **")
             with engine.handle.use() as pointer:
-                check(lib.qwen_forward(pointer, ids, counts, len(parts), outputs, ffi.NULL, box, error), error)
+                check(lib.qwen_forward(pointer, ids, counts, ffi.NULL, len(parts), outputs, ffi.NULL, box, error), error)
             return box[0]
 
         tensors = Handle(run_interruptibly(work, lib.qwen_tensors_free, lambda: None), lib.qwen_tensors_free, "tensors")

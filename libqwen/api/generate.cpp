@@ -67,41 +67,6 @@ int32_t drain(Request& request, EventQueue& queue, qwen_event_fn on_event, void*
 
 extern "C" {
 
-int32_t qwen_prompt_new(qwen_prompt** prompt, qwen_error** error) {
-  return api::guard(error, [&] {
-    api::require(prompt, "prompt");
-    *prompt = new qwen_prompt();
-  });
-}
-
-void qwen_prompt_free(qwen_prompt* prompt) {
-  delete prompt;
-}
-
-int32_t qwen_prompt_add_text(qwen_prompt* prompt, const char* text, size_t length, qwen_error** error) {
-  return api::guard(error, [&] {
-    api::require(prompt, "prompt");
-    prompt->prompt.add_text(std::string(api::text_argument(text, length, "text")));
-  });
-}
-
-int32_t qwen_prompt_add_tokens(qwen_prompt* prompt, const int32_t* ids, size_t count, qwen_error** error) {
-  return api::guard(error, [&] {
-    api::require(prompt, "prompt");
-    if (count > 0) api::require(ids, "ids");
-    prompt->prompt.add_tokens({ids, ids + count});
-  });
-}
-
-int32_t qwen_prompt_add_message(qwen_prompt* prompt, const char* role, const char* content, size_t length,
-                                qwen_error** error) {
-  return api::guard(error, [&] {
-    api::require(prompt, "prompt");
-    api::require(role, "role");
-    prompt->prompt.add_message(role, std::string(api::text_argument(content, length, "content")));
-  });
-}
-
 int32_t qwen_generate(qwen_engine* engine, const qwen_prompt* prompt, const qwen_options* options,
                       qwen_event_fn on_event, void* user, qwen_result** result, qwen_error** error) {
   return api::guard(error, [&] {

@@ -10,6 +10,7 @@
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "base/error.h"
 #include "qwen.h"
@@ -52,6 +53,17 @@ inline void require(const void* pointer, const char* name) {
 inline std::string_view text_argument(const char* text, size_t length, const char* name) {
   if (length > 0) require(text, name);
   return {text ? text : "", length};
+}
+
+// The length-then-copy pattern: copies what fits and returns what there is. A text is NUL-terminated when there is room;
+// its length does not count the NUL.
+inline size_t copy_text(const std::string& from, char* to, size_t capacity) {
+  if (const size_t fits = std::min(capacity, from.size() + 1)) std::memcpy(to, from.c_str(), fits);
+  return from.size();
+}
+inline size_t copy_ids(const std::vector<int32_t>& from, int32_t* to, size_t capacity) {
+  if (const size_t fits = std::min(capacity, from.size())) std::memcpy(to, from.data(), fits * sizeof *to);
+  return from.size();
 }
 
 // Hands a struct out in the size the caller knows.

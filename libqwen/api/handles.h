@@ -84,7 +84,7 @@ struct qwen_result {
 struct qwen_tensors {
   struct Sequence {
     std::shared_ptr<const qwen::Request> request;  // holds the memory
-    int64_t tokens = 0;
+    int64_t rows = 0;
   };
   std::vector<Sequence> sequences;
   int64_t vocab_size = 0, hidden_size = 0;

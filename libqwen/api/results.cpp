@@ -32,6 +32,17 @@ int32_t qwen_result_choice_get(const qwen_result* result, size_t index, qwen_cho
   });
 }
 
+int32_t qwen_result_tool_call_get(const qwen_result* result, size_t choice, size_t index,
+                                  qwen_tool_call* call, qwen_error** error) {
+  return api::guard(error, [&] {
+    api::require(result, "result");
+    api::require(call, "call");
+    if (choice >= qwen_result_choice_count(result))
+      fail(Status::not_found, "choice index ", choice, " is past the last one");
+    fail(Status::not_found, "tool call index ", index, " is past the last one");
+  });
+}
+
 int32_t qwen_result_stats_get(const qwen_result* result, qwen_stats* stats, qwen_error** error) {
   return api::guard(error, [&] {
     api::require(result, "result");
@@ -55,9 +66,9 @@ void qwen_result_free(qwen_result* result) {
   delete result;
 }
 
-int32_t qwen_forward(qwen_engine* engine, const int32_t* token_ids, const size_t* counts, size_t sequences,
-                     uint32_t outputs, const qwen_options* options, qwen_tensors** tensors,
-                     qwen_error** error) {
+int32_t qwen_forward(qwen_engine* engine, const int32_t* token_ids, const size_t* counts,
+                     const size_t* first_rows, size_t sequences, uint32_t outputs,
+                     const qwen_options* options, qwen_tensors** tensors, qwen_error** error) {
   return api::guard(error, [&] {
     api::require(engine, "engine");
     api::require(token_ids, "token_ids");
@@ -80,19 +91,25 @@ int32_t qwen_forward(qwen_engine* engine, const int32_t* token_ids, const size_t
       if (counts[i] > static_cast<size_t>(engine->engine.context_length()))
         fail(Status::invalid_argument, "counts[", i, "] is ", counts[i], "; the context length is ",
              engine->engine.context_length(), " tokens");
+      const size_t first_row = first_rows ? first_rows[i] : 0;
+      if (first_row > 0 && first_row >= counts[i])
+        fail(Status::invalid_argument, "first_rows[", i, "] is ", first_row, "; it must be below counts[", i,
+             "], which is ", counts[i]);
       RequestInput input;
       input.prompt.assign(token_ids, token_ids + counts[i]);
       input.params = params;
       input.queue = queue;
       input.tensors = {.logits = (outputs & QWEN_OUTPUT_LOGITS) != 0,
-                       .hidden_states = (outputs & QWEN_OUTPUT_HIDDEN_STATES) != 0};
+                       .hidden_states = (outputs & QWEN_OUTPUT_HIDDEN_STATES) != 0,
+                       .first_row = static_cast<int64_t>(first_row)};
       requests.push_back(engine->engine.make_request(std::move(input)));
     }
     auto handle = std::make_unique<qwen_tensors>();
     handle->vocab_size = vocab_size;
     handle->hidden_size = loaded.model->config().hidden_size;
     for (const auto& request : requests)
-      handle->sequences.push_back({request, static_cast<int64_t>(request->input().prompt.size())});
+      handle->sequences.push_back({request, static_cast<int64_t>(request->input().prompt.size()) -
+                                                request->input().tensors.first_row});
 
     size_t submitted = 0;
     try {
@@ -117,7 +134,7 @@ int32_t qwen_tensors_get(const qwen_tensors* tensors, size_t sequence, const cha
     api::require(name, "name");
     if (sequence >= tensors->sequences.size())
       fail(Status::not_found, "sequence ", sequence, "; there are ", tensors->sequences.size());
-    const auto& [request, tokens] = tensors->sequences[sequence];
+    const auto& [request, rows] = tensors->sequences[sequence];
     const std::vector<float>* values = nullptr;
     int64_t width = tensors->hidden_size;
     const std::string_view wanted = name;
@@ -141,7 +158,7 @@ int32_t qwen_tensors_get(const qwen_tensors* tensors, size_t sequence, const cha
     full.data = values->data();
     full.bytes = values->size() * sizeof(float);
     full.dimensions = 2;
-    full.shape[0] = tokens;
+    full.shape[0] = rows;
     full.shape[1] = width;
     api::write_struct(tensor, full, "tensor");
   });

@@ -29,9 +29,7 @@ int32_t qwen_tokenizer_encode(const qwen_tokenizer* tokenizer, const char* text,
       fail(Status::invalid_argument, "flags ", flags, " are not QWEN_ENCODE_…");
     const auto encoded = tokenizer->tokenizer->encode(api::text_argument(text, length, "text"),
                                                       (flags & QWEN_ENCODE_PLAIN) == 0);
-    if (const size_t fits = std::min(capacity, encoded.size()))
-      std::memcpy(ids, encoded.data(), fits * sizeof *ids);
-    *count = encoded.size();
+    *count = api::copy_ids(encoded, ids, capacity);
   });
 }
 
@@ -47,8 +45,7 @@ int32_t qwen_tokenizer_decode(const qwen_tokenizer* tokenizer, const int32_t* id
       fail(Status::invalid_argument, "flags ", flags, " are not QWEN_DECODE_…");
     const std::string decoded =
         tokenizer->tokenizer->decode({ids, count}, (flags & QWEN_DECODE_SKIP_SPECIAL) != 0);
-    if (const size_t fits = std::min(capacity, decoded.size() + 1)) std::memcpy(text, decoded.c_str(), fits);
-    *length = decoded.size();
+    *length = api::copy_text(decoded, text, capacity);
   });
 }
 

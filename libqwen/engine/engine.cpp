@@ -193,10 +193,16 @@ void Engine::commit(const ScheduledStep& step, std::span<float> logits) {
     request.computed += rows;
     const bool complete = request.computed == static_cast<int64_t>(request.tokens.size());
     if (request.input().tensors.any()) {
-      if (request.input().tensors.logits) {
-        const auto values = logits.subspan(logits_row * vocab_size, static_cast<size_t>(rows) * vocab_size);
-        request.logits.insert(request.logits.end(), values.begin(), values.end());
-        logits_row += static_cast<size_t>(rows);
+      const WantedTensors& wanted = request.input().tensors;
+      const int64_t first = std::max(request.computed - rows, wanted.first_row);
+      if (wanted.logits && first < request.computed) {
+        const auto count = static_cast<size_t>(request.computed - first) * vocab_size;
+        // Placed by position: a request that was preempted computes its rows again.
+        request.logits.resize(static_cast<size_t>(prompt_size - wanted.first_row) * vocab_size);
+        std::copy_n(logits.begin() + static_cast<ptrdiff_t>(logits_row * vocab_size), count,
+                    request.logits.begin() +
+                        static_cast<ptrdiff_t>(static_cast<size_t>(first - wanted.first_row) * vocab_size));
+        logits_row += static_cast<size_t>(request.computed - first);
       }
       if (complete) request.finish(FinishReason::stop);
     } else if (complete) {

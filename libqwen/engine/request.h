@@ -24,6 +24,7 @@ using Clock = std::chrono::steady_clock;
 struct WantedTensors {
   bool logits = false;
   bool hidden_states = false;
+  int64_t first_row = 0;  // of the prompt's tokens, the first one whose rows are wanted
   bool any() const { return logits || hidden_states; }
 };
 
@@ -96,8 +97,8 @@ class Request : public std::enable_shared_from_this<Request> {
   void announce_end();
 
   // qwen_forward's tensors, written by the step thread, read by the host after DONE.
-  std::vector<float> logits;                      // [tokens, vocab_size]
-  std::vector<std::vector<float>> hidden_states;  // [layers + 1][tokens, hidden_size]
+  std::vector<float> logits;                      // [wanted rows, vocab_size]
+  std::vector<std::vector<float>> hidden_states;  // [layers + 1][wanted rows, hidden_size]
 
  private:
   enum class Wish : uint8_t { go_on, stop, cancel };

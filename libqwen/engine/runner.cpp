@@ -26,12 +26,20 @@ std::span<float> Runner::forward(const ScheduledStep& step) {
       backend_->read(rows, hidden_.data());
       for (size_t i = 0; i < step.requests.size(); ++i) {
         if (!wants_hidden(step.requests[i])) continue;
-        auto& states = step.requests[i]->hidden_states;
-        if (static_cast<int64_t>(states.size()) <= index) states.resize(static_cast<size_t>(index) + 1);
+        Request& request = *step.requests[i];
         const SequenceRows& sequence = step.batch.sequences[i];
-        const float* begin = hidden_.data() + sequence.first_row * rows.width;
-        states[static_cast<size_t>(index)].insert(states[static_cast<size_t>(index)].end(), begin,
-                                                  begin + sequence.row_count * rows.width);
+        const int64_t first_wanted = request.input().tensors.first_row;
+        const int64_t skipped = std::max<int64_t>(0, first_wanted - sequence.context_length);
+        if (skipped >= sequence.row_count) continue;
+        if (static_cast<int64_t>(request.hidden_states.size()) <= index)
+          request.hidden_states.resize(static_cast<size_t>(index) + 1);
+        std::vector<float>& state = request.hidden_states[static_cast<size_t>(index)];
+        state.resize(
+            static_cast<size_t>((static_cast<int64_t>(request.tokens.size()) - first_wanted) * rows.width));
+        // Placed by position: a request that was preempted computes its rows again.
+        std::copy_n(hidden_.data() + (sequence.first_row + skipped) * rows.width,
+                    (sequence.row_count - skipped) * rows.width,
+                    state.data() + (sequence.context_length + skipped - first_wanted) * rows.width);
       }
     };
   }

@@ -98,7 +98,8 @@ void Scheduler::add_rows(ScheduledStep& step, const std::shared_ptr<Request>& re
     const auto position = static_cast<int32_t>(index);
     const bool last = index + 1 == static_cast<int64_t>(request->tokens.size());
     const WantedTensors& wanted = request->input().tensors;
-    if (wanted.any() ? wanted.logits : last) batch.logit_rows.push_back(static_cast<int32_t>(batch.rows()));
+    if (wanted.any() ? wanted.logits && index >= wanted.first_row : last)
+      batch.logit_rows.push_back(static_cast<int32_t>(batch.rows()));
     batch.token_ids.push_back(request->tokens[static_cast<size_t>(index)]);
     batch.positions.push_back({position, position, position});
     batch.adapter_ids.push_back(0);

@@ -183,6 +183,23 @@ static void prompt_calls(void) {
   REFUSED(INVALID_ARGUMENT, qwen_prompt_add_message(prompt, NULL, "x", 1, E));
   REFUSED(INVALID_ARGUMENT, qwen_prompt_add_message(prompt, "user", NULL, 1, E));
   REFUSED(INVALID_ARGUMENT, qwen_prompt_add_message(prompt, "emperor", "x", 1, E));
+  REFUSED(INVALID_ARGUMENT, qwen_prompt_add_message_json(NULL, "[]", 2, E));
+  REFUSED(INVALID_ARGUMENT, qwen_prompt_add_message_json(prompt, NULL, 1, E));
+  REFUSED(INVALID_ARGUMENT, qwen_prompt_add_message_json(prompt, "", 0, E));
+  REFUSED(INVALID_ARGUMENT, qwen_prompt_add_message_json(prompt, "{}", 2, E));
+  REFUSED(INVALID_ARGUMENT, qwen_prompt_set_tools(NULL, "[]", 2, E));
+  REFUSED(INVALID_ARGUMENT, qwen_prompt_set_tools(prompt, NULL, 1, E));
+  REFUSED(INVALID_ARGUMENT, qwen_prompt_set_tools(prompt, "{}", 2, E));
+  REFUSED(INVALID_ARGUMENT, qwen_prompt_set_tools(prompt, "[", 1, E));
+  REFUSED(INVALID_ARGUMENT, qwen_prompt_set_variables(NULL, "{}", 2, E));
+  REFUSED(INVALID_ARGUMENT, qwen_prompt_set_variables(prompt, NULL, 1, E));
+  REFUSED(INVALID_ARGUMENT, qwen_prompt_set_variables(prompt, "[]", 2, E));
+  size_t needed = 7;
+  REFUSED(INVALID_ARGUMENT, qwen_prompt_render(NULL, NULL, NULL, NULL, 0, &needed, E));
+  REFUSED(INVALID_ARGUMENT, qwen_prompt_render(prompt, NULL, NULL, NULL, 0, &needed, E));
+  REFUSED(INVALID_ARGUMENT, qwen_prompt_encode(NULL, NULL, NULL, NULL, 0, &needed, E));
+  REFUSED(INVALID_ARGUMENT, qwen_prompt_encode(prompt, NULL, NULL, NULL, 0, &needed, E));
+  TRUE(needed == 7);
 }
 
 static void request_calls(void) {
@@ -200,6 +217,8 @@ static void request_calls(void) {
   TRUE(qwen_result_choice_count(NULL) == 0);
   REFUSED(INVALID_ARGUMENT, qwen_result_choice_get(NULL, 0, &choice, E));
   REFUSED(INVALID_ARGUMENT, qwen_result_stats_get(NULL, &stats, E));
+  qwen_tool_call call = {.struct_size = sizeof call};
+  REFUSED(INVALID_ARGUMENT, qwen_result_tool_call_get(NULL, 0, 0, &call, E));
   qwen_result_free(NULL);
   REFUSED(INVALID_ARGUMENT, qwen_generate(NULL, prompt, NULL, NULL, NULL, &result, E));
   REFUSED(INVALID_ARGUMENT, qwen_submit(NULL, prompt, NULL, NULL, 0, &request, E));
@@ -220,7 +239,7 @@ static void request_calls(void) {
   REFUSED(INVALID_ARGUMENT, qwen_queue_event(NULL, 0, &event, E));
   REFUSED(NOT_FOUND, qwen_queue_event(queue, 0, &event, E));
 
-  REFUSED(INVALID_ARGUMENT, qwen_forward(NULL, &id, &one, 1, QWEN_OUTPUT_LOGITS, NULL, &tensors, E));
+  REFUSED(INVALID_ARGUMENT, qwen_forward(NULL, &id, &one, NULL, 1, QWEN_OUTPUT_LOGITS, NULL, &tensors, E));
   REFUSED(INVALID_ARGUMENT, qwen_tensors_get(NULL, 0, "logits", &tensor, E));
   TRUE(tensors == UNSET(qwen_tensors));
   qwen_tensors_free(NULL);
@@ -278,19 +297,21 @@ static void calls_on_a_model(const char *folder) {
   REFUSED(INVALID_ARGUMENT, qwen_submit(engine, prompt, NULL, NULL, 0, NULL, E));
   TRUE(result == UNSET(qwen_result) && request == UNSET(qwen_request));
 
-  REFUSED(INVALID_ARGUMENT, qwen_forward(engine, NULL, &one, 1, QWEN_OUTPUT_LOGITS, NULL, &tensors, E));
-  REFUSED(INVALID_ARGUMENT, qwen_forward(engine, &zero, NULL, 1, QWEN_OUTPUT_LOGITS, NULL, &tensors, E));
-  REFUSED(INVALID_ARGUMENT, qwen_forward(engine, &zero, &one, 0, QWEN_OUTPUT_LOGITS, NULL, &tensors, E));
-  REFUSED(INVALID_ARGUMENT, qwen_forward(engine, &zero, &one, 1, 0, NULL, &tensors, E));
-  REFUSED(INVALID_ARGUMENT, qwen_forward(engine, &zero, &one, 1, 0x80000000u, NULL, &tensors, E));
-  REFUSED(INVALID_ARGUMENT, qwen_forward(engine, &zero, &one, 1, QWEN_OUTPUT_LOGITS, NULL, NULL, E));
-  REFUSED(INVALID_ARGUMENT, qwen_forward(engine, &negative, &one, 1, QWEN_OUTPUT_LOGITS, NULL, &tensors, E));
-  REFUSED(INVALID_ARGUMENT, qwen_forward(engine, &beyond, &one, 1, QWEN_OUTPUT_LOGITS, NULL, &tensors, E));
-  REFUSED(INVALID_ARGUMENT, qwen_forward(engine, &zero, &huge, 1, QWEN_OUTPUT_LOGITS, NULL, &tensors, E));
+  REFUSED(INVALID_ARGUMENT, qwen_forward(engine, NULL, &one, NULL, 1, QWEN_OUTPUT_LOGITS, NULL, &tensors, E));
+  REFUSED(INVALID_ARGUMENT, qwen_forward(engine, &zero, NULL, NULL, 1, QWEN_OUTPUT_LOGITS, NULL, &tensors, E));
+  REFUSED(INVALID_ARGUMENT, qwen_forward(engine, &zero, &one, NULL, 0, QWEN_OUTPUT_LOGITS, NULL, &tensors, E));
+  REFUSED(INVALID_ARGUMENT, qwen_forward(engine, &zero, &one, NULL, 1, 0, NULL, &tensors, E));
+  REFUSED(INVALID_ARGUMENT, qwen_forward(engine, &zero, &one, NULL, 1, 0x80000000u, NULL, &tensors, E));
+  REFUSED(INVALID_ARGUMENT, qwen_forward(engine, &zero, &one, NULL, 1, QWEN_OUTPUT_LOGITS, NULL, NULL, E));
+  REFUSED(INVALID_ARGUMENT, qwen_forward(engine, &negative, &one, NULL, 1, QWEN_OUTPUT_LOGITS, NULL, &tensors, E));
+  REFUSED(INVALID_ARGUMENT, qwen_forward(engine, &beyond, &one, NULL, 1, QWEN_OUTPUT_LOGITS, NULL, &tensors, E));
+  static const size_t behind = 1;
+  REFUSED(INVALID_ARGUMENT, qwen_forward(engine, &zero, &one, &behind, 1, QWEN_OUTPUT_LOGITS, NULL, &tensors, E));
+  REFUSED(INVALID_ARGUMENT, qwen_forward(engine, &zero, &huge, NULL, 1, QWEN_OUTPUT_LOGITS, NULL, &tensors, E));
   TRUE(tensors == UNSET(qwen_tensors));
 
   /* After all that the engine still works. */
-  TRUE(qwen_forward(engine, &zero, &one, 1, QWEN_OUTPUT_LOGITS, NULL, &tensors, NULL) == QWEN_OK);
+  TRUE(qwen_forward(engine, &zero, &one, NULL, 1, QWEN_OUTPUT_LOGITS, NULL, &tensors, NULL) == QWEN_OK);
   if (tensors != UNSET(qwen_tensors)) {
     qwen_tensor tensor = {.struct_size = sizeof tensor};
     REFUSED(INVALID_ARGUMENT, qwen_tensors_get(tensors, 0, NULL, &tensor, E));

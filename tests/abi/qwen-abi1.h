@@ -296,7 +296,8 @@ QWEN_API int32_t qwen_engine_counter_get(const qwen_engine *engine, size_t index
  *
  * An ordered list of parts. Either messages, which the checkpoint's chat template renders (then the model answers as the
  * assistant), or text and tokens, which go in as they are; the two do not mix. Images, audio and embeddings will be
- * further kinds of parts. A prompt can be used for any number of requests; it is copied at submit. */
+ * further kinds of parts. A prompt can be used for any number of requests; it is copied at submit. A const prompt may be
+ * used by many threads at once. */
 
 typedef struct qwen_prompt qwen_prompt;
 
@@ -308,18 +309,41 @@ QWEN_API int32_t qwen_prompt_add_tokens(qwen_prompt *prompt, const int32_t *ids,
 /* role: "system", "user", "assistant", or "tool". */
 QWEN_API int32_t qwen_prompt_add_message(qwen_prompt *prompt, const char *role, const char *content, size_t length,
                                          qwen_error **error);
+/* One message as a JSON object, or several as an array of objects, in the form of OpenAI's chat interface:
+ *   {"role": "user", "content": "…"}                                content may be a list of {"type": "text", "text": "…"}
+ *   {"role": "assistant", "content": "…" or null, "reasoning_content": "…",
+ *    "tool_calls": [{"type": "function", "function": {"name": "…", "arguments": {…}}}]}
+ *   {"role": "tool", "content": "…", "tool_call_id": "…"}
+ * Members with the value null count as absent; arguments may be given as the text of a JSON object. What else stands in a
+ * message reaches the template as it is. */
+QWEN_API int32_t qwen_prompt_add_message_json(qwen_prompt *prompt, const char *json, size_t length, qwen_error **error);
+/* The tools the model may call: a JSON array of {"type": "function", "function": {"name", "description", "parameters"}}.
+ * Replaces what was set before; "[]" takes them away. With tools set, calls are parsed out of the answer (JSON in
+ * <tool_call> tags, and the <function=…> form of Qwen3-Coder and Qwen3.5): see QWEN_EVENT_TOOL_CALL. */
+QWEN_API int32_t qwen_prompt_set_tools(qwen_prompt *prompt, const char *json, size_t length, qwen_error **error);
+/* Further variables of the chat template: a JSON object, such as {"enable_thinking": false} or {"documents": […]}. They win
+ * over what the options say. "add_generation_prompt": false renders the conversation without opening an answer. */
+QWEN_API int32_t qwen_prompt_set_variables(qwen_prompt *prompt, const char *json, size_t length, qwen_error **error);
+/* The text the model would be given: the rendered template, or the raw parts (token parts decoded). Sizes as in
+ * qwen_tokenizer_decode. options: only "reasoning_mode" matters; NULL: defaults. */
+QWEN_API int32_t qwen_prompt_render(const qwen_prompt *prompt, const qwen_model *model, const qwen_options *options,
+                                    char *text, size_t capacity, size_t *length, qwen_error **error);
+/* The token ids the model would be given. Sizes as in qwen_tokenizer_encode. */
+QWEN_API int32_t qwen_prompt_encode(const qwen_prompt *prompt, const qwen_model *model, const qwen_options *options,
+                                    int32_t *ids, size_t capacity, size_t *count, qwen_error **error);
 
 /* ------------------------------------------------------------------ events and results */
 
 enum {
   QWEN_EVENT_TEXT = 1,     /* new tokens of a choice and the text they completed (text may be empty) */
   QWEN_EVENT_FINISHED = 2, /* a choice ended: finish_reason says why */
-  QWEN_EVENT_DONE = 3      /* the last event of a request: status says how it ended, the result is ready */
+  QWEN_EVENT_DONE = 3,     /* the last event of a request: status says how it ended, the result is ready */
+  QWEN_EVENT_TOOL_CALL = 4 /* the model called a tool: tool_name and tool_arguments; its tags are in no text */
 };
 
 enum {
   QWEN_FINISH_NONE = 0,
-  QWEN_FINISH_STOP = 1,      /* the model ended its answer, or a stop token came, or the host stopped it */
+  QWEN_FINISH_STOP = 1,      /* the model ended its answer, or a stop token or text came, or the host stopped it */
   QWEN_FINISH_LENGTH = 2,    /* max_tokens or the context was reached */
   QWEN_FINISH_CANCELLED = 3,
   QWEN_FINISH_ERROR = 4      /* see status and message */
@@ -346,6 +370,13 @@ typedef struct qwen_event {
   size_t token_count;
   const char *message;      /* DONE: the error's message, "" if none */
   const qwen_request *request; /* whose event it is */
+  const char *tool_name;    /* TOOL_CALL; NULL otherwise */
+  size_t tool_name_length;
+  const char *tool_arguments; /* TOOL_CALL: the text of a JSON object; NULL otherwise */
+  size_t tool_arguments_length;
+  const int32_t *top_token_ids; /* [token_count, top_count]: the likeliest tokens at each place, likeliest first; */
+  const float *top_logprobs;    /* NULL unless top_logprobs asks for them */
+  size_t top_count;
 } qwen_event;
 
 /* Returns 0 to go on, 1 to stop the request and keep what it has, 2 to cancel it, negative for a failure of the host's
@@ -376,11 +407,29 @@ typedef struct qwen_choice {
   const int32_t *token_ids;   /* every generated token, the end token included */
   const float *logprobs;      /* as in qwen_event, NULL unless asked for */
   size_t token_count;
+  size_t tool_call_count;     /* see qwen_result_tool_call_get */
+  const char *stop_text;      /* which of the texts in "stop" ended the answer, NULL: none did */
+  size_t stop_text_length;
+  const int32_t *top_token_ids; /* as in qwen_event */
+  const float *top_logprobs;
+  size_t top_count;
 } qwen_choice;
+
+typedef struct qwen_tool_call {
+  uint32_t struct_size;
+  int32_t reserved;
+  const char *name;           /* memory lives as long as the result */
+  size_t name_length;
+  const char *arguments;      /* the text of a JSON object */
+  size_t arguments_length;
+} qwen_tool_call;
 
 QWEN_API size_t qwen_result_choice_count(const qwen_result *result);
 QWEN_API int32_t qwen_result_choice_get(const qwen_result *result, size_t index, qwen_choice *choice,
                                         qwen_error **error);
+/* The index-th tool call of a choice, in the order they came; QWEN_ERR_NOT_FOUND past the last one. */
+QWEN_API int32_t qwen_result_tool_call_get(const qwen_result *result, size_t choice, size_t index, qwen_tool_call *call,
+                                           qwen_error **error);
 QWEN_API int32_t qwen_result_stats_get(const qwen_result *result, qwen_stats *stats, qwen_error **error);
 QWEN_API void qwen_result_free(qwen_result *result);
 
@@ -422,8 +471,8 @@ QWEN_API int32_t qwen_queue_event(const qwen_queue *queue, size_t index, qwen_ev
 typedef struct qwen_tensors qwen_tensors;
 
 enum {
-  QWEN_OUTPUT_LOGITS = 1,       /* "logits" [tokens, vocab_size] */
-  QWEN_OUTPUT_HIDDEN_STATES = 2 /* "hidden.0" (embeddings) … "hidden.L" (after the final norm), each [tokens, hidden_size] */
+  QWEN_OUTPUT_LOGITS = 1,       /* "logits" [rows, vocab_size] */
+  QWEN_OUTPUT_HIDDEN_STATES = 2 /* "hidden.0" (embeddings) … "hidden.L" (after the final norm), each [rows, hidden_size] */
 };
 
 typedef struct qwen_tensor {
@@ -436,9 +485,12 @@ typedef struct qwen_tensor {
 } qwen_tensor;
 
 /* One forward pass over `sequences` token lists laid end to end in token_ids, counts[i] tokens each; blocks until done.
- * It takes the same way through the engine as generation. outputs: QWEN_OUTPUT_… or-ed. */
-QWEN_API int32_t qwen_forward(qwen_engine *engine, const int32_t *token_ids, const size_t *counts, size_t sequences,
-                              uint32_t outputs, const qwen_options *options, qwen_tensors **tensors, qwen_error **error);
+ * It takes the same way through the engine as generation. outputs: QWEN_OUTPUT_… or-ed. first_rows[i]: the first token
+ * of list i whose rows are wanted, all before it is context that the engine takes from its prefix cache where it can;
+ * the tensors then have counts[i] - first_rows[i] rows. NULL: all zero. */
+QWEN_API int32_t qwen_forward(qwen_engine *engine, const int32_t *token_ids, const size_t *counts,
+                              const size_t *first_rows, size_t sequences, uint32_t outputs, const qwen_options *options,
+                              qwen_tensors **tensors, qwen_error **error);
 QWEN_API int32_t qwen_tensors_get(const qwen_tensors *tensors, size_t sequence, const char *name, qwen_tensor *tensor,
                                   qwen_error **error);
 QWEN_API void qwen_tensors_free(qwen_tensors *tensors);
