@@ -71,6 +71,9 @@ constexpr OptionRow kTable[] = {
      "Makes sampling repeatable; default: drawn, and reported in the stats."},
     {"logprobs", kI64, kRequest, true, 0, 1, "0", "", "",
      "1: report the log-probability of every chosen token."},
+    {"top_logprobs", kI64, kRequest, true, 0, 20, "0", "", "tokens",
+     "Also report the log-probabilities of this many likeliest tokens, for every generated token; implies "
+     "logprobs."},
     {"reasoning_mode", kI64, kRequest, true, -1, 1, "-1", "", "",
      "Thinking before the answer, where the chat template can switch it: 0 off, 1 on, -1 as the template has "
      "it."},

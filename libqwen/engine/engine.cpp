@@ -210,9 +210,9 @@ void Engine::commit(const ScheduledStep& step, std::span<float> logits) {
       if (request.cancel_wanted() || request.stop_wanted())
         continue;  // the next sweep ends it, without this token
       try {
-        const auto [token, logprob] =
+        const SampledToken token =
             sampler_.sample(row, request.input().params, request.input().prompt, request.generated(), 0);
-        request.append(token, logprob);
+        request.append(token.id, token.logprob);
         ++generated_tokens;
       } catch (const Error& error) {
         request.finish(FinishReason::error, error.status(), error.message());

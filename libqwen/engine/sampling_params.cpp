@@ -54,7 +54,8 @@ SamplingParams resolve_sampling(const Options& options, const GenerationConfig& 
   params.eos_token_ids = generation.eos_token_ids;
   params.stop_token_ids = options.i32_array("stop_token_ids");
   params.ignore_eos = options.i64_or_default("ignore_eos") != 0;
-  params.logprobs = options.i64_or_default("logprobs") != 0;
+  params.top_logprobs = options.i64_or_default("top_logprobs");
+  params.logprobs = params.top_logprobs > 0 || options.i64_or_default("logprobs") != 0;
   const auto seed = options.i64("seed");
   params.seed = seed ? static_cast<uint64_t>(*seed) : draw_seed();
 

@@ -27,6 +27,7 @@ struct SamplingParams {
   std::vector<int32_t> stop_token_ids;  // the host's
   bool ignore_eos = false;
   bool logprobs = false;
+  int64_t top_logprobs = 0;  // of so many likeliest tokens too; more than 0 only with logprobs
   uint64_t seed = 0;
 
   bool ends(int32_t token) const;
