@@ -94,20 +94,15 @@ void Sampler::keep_top_p(double top_p) {
   const auto likelier = [](const Candidate& a, const Candidate& b) {
     return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;  // a total order: the result is unique
   };
-  const double wanted = top_p * total_weight(candidates_);
+  const double total = total_weight(candidates_), wanted = top_p * total;
+  // Even together, tokens less likely than this are less than what may be cut off: most of a vocabulary is. Halved, so that
+  // rounding cannot matter.
+  const double negligible = 0.5 * (1 - top_p) * total / static_cast<double>(candidates_.size());
+  std::erase_if(candidates_, [&](const Candidate& c) { return c.weight < negligible; });
+  std::sort(candidates_.begin(), candidates_.end(), likelier);
   double head = 0;
-  size_t kept = 0, sorted = 0;
-  while (kept < candidates_.size() && (kept == 0 || head < wanted)) {
-    if (kept == sorted) {
-      // Sorts what it looks at: mostly some dozens, of a vocabulary.
-      sorted = std::min(candidates_.size(), std::max<size_t>(4 * sorted, 256));
-      const auto begin = candidates_.begin() + static_cast<std::ptrdiff_t>(kept);
-      const auto end = candidates_.begin() + static_cast<std::ptrdiff_t>(sorted);
-      if (end != candidates_.end()) std::nth_element(begin, end - 1, candidates_.end(), likelier);
-      std::sort(begin, end, likelier);
-    }
-    head += candidates_[kept++].weight;
-  }
+  size_t kept = 0;
+  while (kept < candidates_.size() && (kept == 0 || head < wanted)) head += candidates_[kept++].weight;
   candidates_.resize(kept);
 }
 
