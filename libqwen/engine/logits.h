@@ -16,7 +16,14 @@ int32_t argmax(std::span<const float> logits);  // the lowest id of equals
 
 double log_sum_exp(std::span<const float> logits);
 
-// The k-th largest logit, equals counted singly; -infinity when fewer than k are above that. k > 0.
-float kth_largest(std::span<const float> logits, size_t k, std::vector<float>& scratch);
+// The ids of the k largest logits and of all that equal the k-th, ascending; none at -infinity. k > 0.
+class TopIds {
+ public:
+  std::span<const int32_t> find(std::span<const float> logits, size_t k);  // valid until the next call
+
+ private:
+  std::vector<float> columns_, sorted_columns_;
+  std::vector<int32_t> ids_;
+};
 
 }  // namespace qwen

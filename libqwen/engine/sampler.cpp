@@ -5,7 +5,6 @@
 #include <limits>
 
 #include "base/error.h"
-#include "engine/logits.h"
 #include "engine/random.h"
 
 namespace qwen {
@@ -69,15 +68,17 @@ Distribution Sampler::distribution(std::span<float> logits, const SamplingParams
     const int32_t id = argmax(logits);
     candidates_.push_back({1, logits[id], id});
   } else {
-    // top-k keeps every token that is as likely as the k-th, as transformers does.
-    const float top = largest(logits);
-    const float least = params.top_k > 0 && params.top_k < static_cast<int64_t>(logits.size())
-                            ? kth_largest(logits, static_cast<size_t>(params.top_k), scratch_)
-                            : kNever;
-    for (size_t id = 0; id < logits.size(); ++id) {
-      if (logits[id] < least || logits[id] == kNever) continue;
-      const double weight = std::exp((double{logits[id]} - top) / params.temperature);  // of the likeliest: 1
-      candidates_.push_back({weight, logits[id], static_cast<int32_t>(id)});
+    const double top = largest(logits);
+    const auto add = [&](int32_t id) {
+      const double weight = std::exp((logits[id] - top) / params.temperature);  // of the likeliest: 1
+      candidates_.push_back({weight, logits[id], id});
+    };
+    if (params.top_k > 0 && params.top_k < static_cast<int64_t>(logits.size())) {
+      // With every token that is as likely as the k-th, as transformers has it.
+      for (const int32_t id : top_ids_.find(logits, static_cast<size_t>(params.top_k))) add(id);
+    } else {
+      for (size_t id = 0; id < logits.size(); ++id)
+        if (logits[id] != kNever) add(static_cast<int32_t>(id));
     }
     if (params.top_p < 1) keep_top_p(params.top_p);
     if (params.min_p > 0)
@@ -93,20 +94,15 @@ void Sampler::keep_top_p(double top_p) {
   const auto likelier = [](const Candidate& a, const Candidate& b) {
     return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;  // a total order: the result is unique
   };
-  const double wanted = top_p * total_weight(candidates_);
+  const double total = total_weight(candidates_), wanted = top_p * total;
+  // Even together, tokens less likely than this are less than what may be cut off: most of a vocabulary is. Halved, so that
+  // rounding cannot matter.
+  const double negligible = 0.5 * (1 - top_p) * total / static_cast<double>(candidates_.size());
+  std::erase_if(candidates_, [&](const Candidate& c) { return c.weight < negligible; });
+  std::sort(candidates_.begin(), candidates_.end(), likelier);
   double head = 0;
-  size_t kept = 0, sorted = 0;
-  while (kept < candidates_.size() && (kept == 0 || head < wanted)) {
-    if (kept == sorted) {
-      // Sorts what it looks at: mostly some dozens, of a vocabulary.
-      sorted = std::min(candidates_.size(), std::max<size_t>(4 * sorted, 256));
-      const auto begin = candidates_.begin() + static_cast<std::ptrdiff_t>(kept);
-      const auto end = candidates_.begin() + static_cast<std::ptrdiff_t>(sorted);
-      if (end != candidates_.end()) std::nth_element(begin, end - 1, candidates_.end(), likelier);
-      std::sort(begin, end, likelier);
-    }
-    head += candidates_[kept++].weight;
-  }
+  size_t kept = 0;
+  while (kept < candidates_.size() && (kept == 0 || head < wanted)) head += candidates_[kept++].weight;
   candidates_.resize(kept);
 }
 
@@ -139,15 +135,13 @@ void Sampler::apply_penalties(std::span<float> logits, const SamplingParams& par
 void Sampler::find_top_logprobs(std::span<const float> logits, double normaliser, size_t count) {
   count = std::min(count, logits.size());
   if (count == 0) return;
-  const float least = kth_largest(logits, count, scratch_);
-  candidates_.clear();
-  for (size_t id = 0; id < logits.size(); ++id)
-    if (logits[id] >= least) candidates_.push_back({0, logits[id], static_cast<int32_t>(id)});
+  const auto ids = top_ids_.find(logits, count);
+  likeliest_.assign(ids.begin(), ids.end());
   // Stable: equals stay in the order of their ids.
-  std::stable_sort(candidates_.begin(), candidates_.end(),
-                   [](const Candidate& a, const Candidate& b) { return a.logit > b.logit; });
+  std::stable_sort(likeliest_.begin(), likeliest_.end(),
+                   [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
   for (size_t i = 0; i < count; ++i)
-    top_logprobs_.push_back({candidates_[i].id, static_cast<float>(candidates_[i].logit - normaliser)});
+    top_logprobs_.push_back({likeliest_[i], static_cast<float>(logits[likeliest_[i]] - normaliser)});
 }
 
 }  // namespace qwen

@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/logits.h"
 #include "engine/sampling_params.h"
 
 namespace qwen {
@@ -60,7 +61,8 @@ class Sampler {
   std::vector<Candidate> candidates_;
   std::vector<int32_t> counts_;  // [vocab_size], how often a token occurred; all 0 between uses
   std::vector<float> own_logits_;
-  std::vector<float> scratch_;
+  TopIds top_ids_;
+  std::vector<int32_t> likeliest_;
   std::vector<TokenLogprob> top_logprobs_;
 };
 

@@ -77,5 +77,6 @@ int main() {
         [](SamplingParams& p) { p.temperature = p.top_p = 1, p.top_k = 0, p.min_p = 0.05; });
   bench("temperature 1, nothing else", [](SamplingParams& p) { p.temperature = p.top_p = 1, p.top_k = 0; });
   bench("temperature 2, top_p 0.95, no top_k", [](SamplingParams& p) { p.temperature = 2, p.top_k = 0; });
+  bench("temperature 1.4, top_p 0.95, no top_k", [](SamplingParams& p) { p.temperature = 1.4, p.top_k = 0; });
   return 0;
 }

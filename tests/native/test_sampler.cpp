@@ -256,24 +256,31 @@ TEST_CASE("top_p over a large vocabulary keeps the head of the sorted vocabulary
   }
 }
 
-TEST_CASE("the k-th largest logit is that of the sorted row") {
-  std::vector<float> scratch;
+TEST_CASE("the top ids are those of the sorted row, with all that equal the k-th, ascending") {
   std::vector<float> random;
-  for (uint64_t i = 0; i < 1000; ++i)
-    random.push_back(std::floor(static_cast<float>(300 * uniform({1, 1}, i))));
-  std::vector<float> descending = random, ascending = random;
+  for (uint64_t i = 0; i < 5000; ++i)
+    random.push_back(std::floor(static_cast<float>(1500 * uniform({1, 1}, i))));  // many equals
+  std::vector<float> descending = random, ascending = random, one_column(5000, 0.0f);
   std::sort(descending.begin(), descending.end(), std::greater<>());
   std::sort(ascending.begin(), ascending.end());
-  for (const auto& row : {random, descending, ascending, std::vector<float>(1000, 7.0f)}) {
-    for (const size_t k : {1, 2, 20, 63, 64, 65, 500, 999, 1000}) {
-      std::vector<float> sorted = row;
-      std::sort(sorted.begin(), sorted.end(), std::greater<>());
-      CHECK(kth_largest(row, k, scratch) == sorted[k - 1]);
+  for (const size_t id : {5, 2053, 4101}) one_column[id] = 9 - static_cast<float>(id % 3);
+  TopIds top_ids;
+  for (const auto& row : {random, descending, ascending, std::vector<float>(5000, 7.0f), one_column,
+                          std::vector<float>(random.begin(), random.begin() + 70)}) {
+    std::vector<float> sorted = row;
+    std::sort(sorted.begin(), sorted.end(), std::greater<>());
+    for (const size_t k : {1, 2, 3, 20, 70, 2047, 2048, 2049, 4999, 5000}) {
+      if (k > row.size()) continue;
+      std::vector<int32_t> expected;
+      for (size_t id = 0; id < row.size(); ++id)
+        if (row[id] >= sorted[k - 1]) expected.push_back(static_cast<int32_t>(id));
+      const auto ids = top_ids.find(row, k);
+      CHECK(std::equal(ids.begin(), ids.end(), expected.begin(), expected.end()));
     }
     CHECK(argmax(row) == std::max_element(row.begin(), row.end()) - row.begin());
   }
   const float never = -std::numeric_limits<float>::infinity();
-  CHECK(kth_largest(std::vector{never, 1.0f, never}, 2, scratch) == never);
+  CHECK(top_ids.find(std::vector{never, 1.0f, never}, 2).size() == 1);
 }
 
 TEST_CASE("penalties and biases change the logits by their written formulas") {
