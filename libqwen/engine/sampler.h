@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -42,10 +43,11 @@ int32_t draw(const Distribution& distribution, double u);
 
 class Sampler {
  public:
-  // logits [vocab_size], overwritten. prompt and generated: the request's tokens so far. choice: 0 … n-1.
+  // logits [vocab_size], overwritten. forced: the token that must come, whatever the logits say. prompt and generated: the request's tokens so far. choice: 0 … n-1.
   // A pure function of its arguments; the members are scratch memory.
   SampledToken sample(std::span<float> logits, const SamplingParams& params, std::span<const int32_t> prompt,
-                      std::span<const int32_t> generated, uint32_t choice);
+                      std::span<const int32_t> generated, uint32_t choice,
+                      std::optional<int32_t> forced = std::nullopt);
 
   // What sample() draws from: everything but the draw, on finite logits. temperature 0: the likeliest token alone.
   // Valid until the sampler's next call.
