@@ -331,8 +331,8 @@ TEST_CASE("logprobs are the log softmax of the model's own logits") {
 
 TEST_CASE("top_logprobs are those of the likeliest tokens of the model's own, the lower id of equals first") {
   std::vector<float> logits;
-  for (uint64_t i = 0; i < 3000; ++i)  // 200 values: many equals
-    logits.push_back(std::floor(static_cast<float>(200 * uniform({3, 3}, i))) / 25);
+  for (uint64_t i = 0; i < 3000; ++i)  // three of each, about
+    logits.push_back(std::floor(static_cast<float>(1000 * uniform({3, 3}, i))) / 100);
   std::vector<int32_t> sorted(logits.size());
   std::iota(sorted.begin(), sorted.end(), 0);
   std::stable_sort(sorted.begin(), sorted.end(), [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
