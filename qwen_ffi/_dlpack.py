@@ -68,7 +68,10 @@ def import_dlpack(name: str, value: Any) -> tuple[str, Array]:
     Raises QwenValueError that names the tensor, when it does not lie in the CPU's memory for one."""
     import numpy as np
 
-    device = int(value.__dlpack_device__()[0]) if hasattr(value, "__dlpack_device__") else _CPU
+    try:
+        device = int(value.__dlpack_device__()[0]) if hasattr(value, "__dlpack_device__") else _CPU
+    except (BufferError, RuntimeError, ValueError) as error:  # PyTorch's "meta" tensors have no place at all
+        raise QwenValueError(f"tensor '{name}' cannot be lent: {error}") from error
     if device not in (_CPU, _CUDA_HOST):
         place = _DEVICES.get(device, f"a device of DLPack type {device}")
         raise QwenValueError(f"tensor '{name}' lies on {place}; copy it to the CPU first, as in tensor.cpu()")
@@ -95,7 +98,7 @@ def _open(name: str, value: Any) -> tuple[_DLTensor, object]:
             capsule = value.__dlpack__(max_version=(1, 0))  # read-only tensors are exported in this version only
         except TypeError:
             capsule = value.__dlpack__()
-    except (BufferError, RuntimeError) as error:
+    except (BufferError, RuntimeError, ValueError) as error:
         raise QwenValueError(f"tensor '{name}' cannot be lent: {error}") from error
     get, is_valid = ctypes.pythonapi.PyCapsule_GetPointer, ctypes.pythonapi.PyCapsule_IsValid
     get.restype, get.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
