@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from ._loader import demo_model_path
 from ._options import OptionInfo, OptionScope, OptionType, options
+from ._tensor_io import NodeArg
+from .async_stream import AsyncGenerationStream
 from .errors import (
     QwenBusyError,
     QwenCallbackError,
@@ -29,23 +31,29 @@ from .errors import (
     QwenUnsupportedError,
     QwenValueError,
 )
+from .qwen import Qwen
 from .results import (
     Channel,
+    Choice,
     EngineStats,
     FinishReason,
     GenerationResult,
     ModelInfo,
     RequestStats,
     StreamEvent,
+    ToolCall,
 )
 from .sampling import SamplingConfig
-from .session import GenerationStream, QwenInferenceSession, generate_text
+from .session import QwenInferenceSession, generate_text
+from .stream import GenerationStream
 from .tokenizer import Tokenizer
 from .transformer import ForwardOutput, ModelArgs, Transformer
 from .version import abi_version, build_info, version
 
 __all__ = [
+    "AsyncGenerationStream",
     "Channel",
+    "Choice",
     "EngineStats",
     "FinishReason",
     "ForwardOutput",
@@ -53,9 +61,11 @@ __all__ = [
     "GenerationStream",
     "ModelArgs",
     "ModelInfo",
+    "NodeArg",
     "OptionInfo",
     "OptionScope",
     "OptionType",
+    "Qwen",
     "QwenBusyError",
     "QwenCallbackError",
     "QwenCancelledError",
@@ -76,6 +86,7 @@ __all__ = [
     "SamplingConfig",
     "StreamEvent",
     "Tokenizer",
+    "ToolCall",
     "Transformer",
     "abi_version",
     "build_info",

@@ -1,4 +1,5 @@
-"""Calls of the library that may take long and cannot be polled: run on a helper thread, so that Ctrl-C stays alive."""
+"""Calls of the library that may take long and cannot be polled: run on a helper thread, so that Ctrl-C and event loops
+stay alive."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ class _Call(Generic[T]):
     def abandon(self) -> None:
         with self._lock:
             self.abandoned = True
-            late = list(self.result)
+            late, self.result = self.result, []
         for result in late:
             self._discard(result)
 
@@ -54,6 +55,37 @@ def run_interruptibly(work: Callable[[], T], discard: Callable[[T], None], on_in
         call.done.wait()
     except BaseException:
         on_interrupt()
+        call.abandon()
+        raise
+    if call.error is not None:
+        raise call.error
+    return call.result[0]
+
+
+async def run_awaitably(work: Callable[[], T], discard: Callable[[T], None], on_cancel: Callable[[], None]) -> T:
+    """The same for a coroutine: cancelling its task calls on_cancel() and leaves at once."""
+    import asyncio  # here, because importing it takes longer than all of this package
+
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+    call = _Call(work, discard)
+
+    def wake() -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    def run() -> None:
+        call.run()
+        try:
+            loop.call_soon_threadsafe(wake)
+        except RuntimeError:  # the loop has been closed meanwhile
+            call.abandon()
+
+    threading.Thread(target=run, name="qwen-call", daemon=True).start()
+    try:
+        await ended
+    except BaseException:
+        on_cancel()
         call.abandon()
         raise
     if call.error is not None:

@@ -133,6 +133,8 @@ class OptionSet:
         # is, and the library says what it wanted.
         if hasattr(value, "tolist"):  # numpy's scalars and arrays
             value = value.tolist()
+        if wanted == OptionType.STR_ARRAY and isinstance(value, str | bytes):
+            value = [value]  # as everybody writes stop="\n"
         if hasattr(value, "__index__"):
             number = index(value)
             if not -(2**63) <= number < 2**63:

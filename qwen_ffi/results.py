@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
+
+from .errors import QwenFileFormatError
+
+# [token] -> the likeliest tokens at its place as (token id, log-probability), likeliest first.
+TopLogprobs = tuple[tuple[tuple[int, float], ...], ...]
 
 
 class Channel(str, Enum):
@@ -17,18 +24,37 @@ class FinishReason(str, Enum):
     """Why an answer ended."""
 
     NONE = "none"
-    STOP = "stop"  # the model ended it, or a stop token came
+    STOP = "stop"  # the model ended it, or a stop token or text came
     LENGTH = "length"  # max_tokens or the context was reached
     CANCELLED = "cancelled"
     ERROR = "error"
 
 
 @dataclass(frozen=True, slots=True)
-class StreamEvent:
-    """New tokens and the text they completed; str(event) is the text.
+class ToolCall:
+    """The model asks for a tool. The text that said so is in no `text`."""
 
-    `text` holds whole characters only, so it is empty for a token that ends inside one. The last event of a stream has
-    a finish_reason and neither text nor tokens.
+    name: str
+    arguments: str  # the text of a JSON object
+
+    @property
+    def parsed_arguments(self) -> dict[str, Any]:
+        """The arguments as a dict. Raises QwenFileFormatError (a ValueError) if their text is no JSON object."""
+        try:
+            parsed = json.loads(self.arguments)
+        except ValueError as error:
+            raise QwenFileFormatError(f"the arguments of tool call '{self.name}' are not JSON: {error}") from None
+        if not isinstance(parsed, dict):
+            raise QwenFileFormatError(f"the arguments of tool call '{self.name}' are not a JSON object")
+        return parsed
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEvent:
+    """New tokens of one choice and the text they completed; str(event) is the text.
+
+    `text` holds whole characters only, so it is empty for a token that ends inside one. Each choice's last event has a
+    finish_reason and neither text nor tokens. An event with a `tool_call` has no text.
     """
 
     text: str
@@ -36,6 +62,9 @@ class StreamEvent:
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] | None = None  # natural logarithms, before temperature; None unless asked for
     finish_reason: FinishReason | None = None
+    choice: int = 0  # which of the n answers, from 0
+    tool_call: ToolCall | None = None
+    top_logprobs: TopLogprobs | None = None  # one per token; None unless asked for
 
     def __str__(self) -> str:
         return self.text
@@ -61,15 +90,71 @@ class RequestStats:
 
 
 @dataclass(frozen=True, slots=True)
-class GenerationResult:
-    """A finished answer; str(result) is its text."""
+class Choice:
+    """One answer; str(choice) is its text."""
 
     text: str
     reasoning: str  # what the model thought first, "" if nothing
     token_ids: tuple[int, ...]  # every generated token, the end token included
-    logprobs: tuple[float, ...] | None
+    logprobs: tuple[float, ...] | None  # one per token; natural logarithms, before temperature; None unless asked for
+    top_logprobs: TopLogprobs | None  # one per token; None unless asked for
+    tool_calls: tuple[ToolCall, ...]
     finish_reason: FinishReason
+    stop_text: str | None  # which of the `stop` texts ended the answer; None: none did
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResult:
+    """What a request generated: `choices`, one for each of its n answers (n is 1 unless asked for), and `stats` of all.
+
+    The properties are those of the first choice, and str(result) is its text.
+    """
+
+    choices: tuple[Choice, ...]
     stats: RequestStats
+
+    @property
+    def text(self) -> str:
+        """The answer."""
+        return self.choices[0].text
+
+    @property
+    def reasoning(self) -> str:
+        """What the model thought first, "" if nothing."""
+        return self.choices[0].reasoning
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Every generated token, the end token included."""
+        return self.choices[0].token_ids
+
+    @property
+    def logprobs(self) -> tuple[float, ...] | None:
+        """One natural logarithm per token, before temperature; None unless asked for."""
+        return self.choices[0].logprobs
+
+    @property
+    def top_logprobs(self) -> TopLogprobs | None:
+        """Per token the likeliest ones as (token id, log-probability); None unless asked for."""
+        return self.choices[0].top_logprobs
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The tools the model asks for, in its order."""
+        return self.choices[0].tool_calls
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why the answer ended."""
+        return self.choices[0].finish_reason
+
+    @property
+    def stop_text(self) -> str | None:
+        """Which of the `stop` texts ended the answer; None: none did."""
+        return self.choices[0].stop_text
 
     def __str__(self) -> str:
         return self.text

@@ -26,12 +26,15 @@ class SamplingConfig:
     presence_penalty: float | None = None
     penalty_window: int | None = None  # the penalties look at the last so many tokens; 0: at all
     logit_bias: Mapping[int, float] | None = None  # token id -> added to its logit
-    stop: Sequence[str] | None = None  # texts that end the answer
+    stop: Sequence[str] | str | None = None  # texts that end the answer; they are not part of it
     stop_token_ids: Sequence[int] | None = None  # tokens that end the answer, besides the model's own
     ignore_eos: bool | None = None  # the model's end tokens do not end the answer
     seed: int | None = None  # makes sampling repeatable
     logprobs: bool | None = None  # report the log-probability of every chosen token
+    top_logprobs: int | None = None  # report so many of the likeliest tokens at every place, 0 to 20
     reasoning_mode: bool | None = None  # thinking before the answer: on, off, None as the chat template has it
+    reasoning_budget: int | None = None  # most tokens of thinking; then the thought is ended with reasoning_end_text
+    reasoning_end_text: str | None = None  # what ends a thought that has used up its budget
     n: int | None = None  # answers per prompt
 
 

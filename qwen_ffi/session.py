@@ -1,80 +1,44 @@
-"""The front door: open a checkpoint once, generate from any number of threads."""
+"""The front door: open a checkpoint once, generate from any number of threads and event loops."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from . import _tensor_io
+from ._blocking import run_awaitably
 from ._engine import Engine
-from ._request import Message, Prompt, Request
-from .results import EngineStats, GenerationResult, ModelInfo, StreamEvent
+from ._prompt import Message, Prompt, Tool
+from ._request import Request, wait_for_all
+from ._tensor_io import NodeArg
+from .async_stream import AsyncGenerationStream, whole_answer, whole_answers
+from .errors import QwenValueError
+from .results import EngineStats, GenerationResult, ModelInfo
 from .sampling import SamplingConfig, resolve
+from .stream import GenerationStream
 from .tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ._loop_queue import Mailbox
+
 PromptLike = str | bytes | Sequence[Message]
-
-
-class GenerationStream(Iterator[StreamEvent]):
-    """The events of one answer, as they come. One thread at a time.
-
-    close(), leaving a `with` block, or dropping the stream cancels the request. Errors of the request are raised by the
-    iteration. After the last event, `result` is the whole answer.
-    """
-
-    def __init__(self, request: Request) -> None:
-        self._request = request
-        self._result: GenerationResult | None = None
-        self._ended = False
-
-    def __iter__(self) -> GenerationStream:
-        return self
-
-    def __next__(self) -> StreamEvent:
-        if self._ended:
-            raise StopIteration
-        try:
-            event = self._request.next_event()
-            if event is not None:
-                return self._request.stream_event(event)
-            self._result = self._request.result()
-        except BaseException:  # Ctrl-C among them
-            self.close()
-            raise
-        self.close()
-        raise StopIteration
-
-    @property
-    def result(self) -> GenerationResult:
-        """The whole answer. Raises RuntimeError before the stream has come to its end."""
-        if self._result is None:
-            raise RuntimeError("the result is there when the stream has been read to its end")
-        return self._result
-
-    def cancel(self) -> None:
-        """Cancels from any thread: the iteration then raises QwenCancelledError, within one step."""
-        self._request.cancel()
-
-    def close(self) -> None:
-        """Cancels what is still running and frees it; the iteration is over. Any number of times."""
-        self._ended = True
-        self._request.close()
-
-    def __enter__(self) -> GenerationStream:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class QwenInferenceSession:
     """A model that is ready to generate. Any number of threads may share one: their requests are computed together.
 
     A `str` prompt is one user message if the checkpoint has a chat template, otherwise plain text to be continued;
-    `raw=True` makes it plain text always. A list is a conversation: {"role": ..., "content": ...} each, or (role, content).
+    `raw=True` makes it plain text always. A list is a conversation: dicts in the form of OpenAI's chat interface (every key
+    reaches the template) or (role, content). `tools` are dicts in OpenAI's form too, {"type": "function", "function":
+    {"name", "description", "parameters"}}; `template_variables` are further variables of the chat template.
+
+    The methods that begin with `a` are for asyncio: they do not block the event loop, but for encoding the prompt
+    (about 20 MB of text a second), and cancelling the task that awaits them cancels the work.
     Every method raises a QwenError with the library's message; after close(), QwenClosedError.
     """
 
@@ -98,6 +62,26 @@ class QwenInferenceSession:
         self._tokenizer: Tokenizer | None = None
         self._system_prompt: str | None = None
 
+    @classmethod
+    async def aopen(
+        cls,
+        model_path: str | os.PathLike[str],
+        *,
+        progress: Callable[[float], object] | None = None,
+        **options: Any,
+    ) -> QwenInferenceSession:
+        """Opens a session on a helper thread, where `progress` is called too. Cancelling the task stops the loading."""
+        cancelled: list[bool] = []
+
+        def report(fraction: float) -> object:
+            return False if cancelled else (progress(fraction) if progress is not None else None)
+
+        return await run_awaitably(
+            lambda: cls(model_path, progress=report, **options),
+            discard=lambda session: session.close(),
+            on_cancel=lambda: cancelled.append(True),
+        )
+
     @property
     def info(self) -> ModelInfo:
         """What the checkpoint is."""
@@ -112,26 +96,50 @@ class QwenInferenceSession:
 
     def set_system_prompt(self, text: str | None) -> None:
         """A system message put before every prompt that does not bring its own; None: none. Any thread."""
+        if text is not None and not isinstance(text, str):
+            raise TypeError(f"a system prompt must be a str or None, not {type(text).__name__}")
         self._system_prompt = text
 
+    # ----------------------------------------------------------------------------------------- for threads
+
     def generate(
-        self, prompt: PromptLike, config: SamplingConfig | None = None, *, raw: bool = False, **overrides: Any
+        self,
+        prompt: PromptLike,
+        config: SamplingConfig | None = None,
+        *,
+        raw: bool = False,
+        tools: Sequence[Tool] | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+        **overrides: Any,
     ) -> GenerationResult:
         """The whole answer. overrides: single fields of SamplingConfig, e.g. max_tokens=100."""
-        return self._submit(self._prompt(prompt, raw), config, overrides).wait()
+        return self._submit(self._prompt(prompt, raw, tools, template_variables), config, overrides).wait()
 
     def stream(
-        self, prompt: PromptLike, config: SamplingConfig | None = None, *, raw: bool = False, **overrides: Any
+        self,
+        prompt: PromptLike,
+        config: SamplingConfig | None = None,
+        *,
+        raw: bool = False,
+        tools: Sequence[Tool] | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+        **overrides: Any,
     ) -> GenerationStream:
         """The answer piece by piece: `for event in session.stream(...): print(event, end="")`. The request is submitted
         at once, so errors in the arguments are raised here."""
-        return GenerationStream(self._submit(self._prompt(prompt, raw), config, overrides))
+        return GenerationStream(self._submit(self._prompt(prompt, raw, tools, template_variables), config, overrides))
 
     def chat(
-        self, messages: Sequence[Message], config: SamplingConfig | None = None, **overrides: Any
+        self,
+        messages: Sequence[Message],
+        config: SamplingConfig | None = None,
+        *,
+        tools: Sequence[Tool] | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+        **overrides: Any,
     ) -> GenerationResult:
-        """The assistant's answer to a conversation. Raises QwenValueError if the checkpoint has no chat template."""
-        return self._submit(Prompt.from_messages(self._with_system(messages)), config, overrides).wait()
+        """The assistant's answer to a conversation. Raises an error if the checkpoint has no chat template."""
+        return self._submit(self._conversation(messages, tools, template_variables), config, overrides).wait()
 
     def generate_ids(
         self, token_ids: Sequence[int], config: SamplingConfig | None = None, **overrides: Any
@@ -157,17 +165,131 @@ class QwenInferenceSession:
         config: SamplingConfig | None = None,
         *,
         raw: bool = False,
+        tools: Sequence[Tool] | None = None,
+        template_variables: Mapping[str, Any] | None = None,
         **overrides: Any,
     ) -> list[GenerationResult]:
         """Answers in the order of the prompts, computed together. The first failure cancels the others and is raised."""
-        requests: list[Request] = []
-        try:
-            for prompt in prompts:
-                requests.append(self._submit(self._prompt(prompt, raw), config, overrides))
-            return [request.wait() for request in requests]
-        finally:
-            for request in requests:
-                request.close()
+        return wait_for_all(
+            self._submit(self._prompt(prompt, raw, tools, template_variables), config, overrides)
+            for prompt in _list_of_prompts(prompts)
+        )
+
+    # ----------------------------------------------------------------------------------------- for asyncio
+
+    async def agenerate(
+        self,
+        prompt: PromptLike,
+        config: SamplingConfig | None = None,
+        *,
+        raw: bool = False,
+        tools: Sequence[Tool] | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+        **overrides: Any,
+    ) -> GenerationResult:
+        """generate() for asyncio."""
+        return await whole_answer(
+            self._asubmit(self._prompt(prompt, raw, tools, template_variables), config, overrides, False)
+        )
+
+    def astream(
+        self,
+        prompt: PromptLike,
+        config: SamplingConfig | None = None,
+        *,
+        raw: bool = False,
+        tools: Sequence[Tool] | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+        **overrides: Any,
+    ) -> AsyncGenerationStream:
+        """stream() for asyncio: `async for event in session.astream(...)`. Needs a running event loop. The request is
+        submitted at once, so errors in the arguments are raised here. `async with session.astream(...) as stream` cancels
+        what is left when the block is left, at that very moment."""
+        return AsyncGenerationStream(
+            self._asubmit(self._prompt(prompt, raw, tools, template_variables), config, overrides, True)
+        )
+
+    async def achat(
+        self,
+        messages: Sequence[Message],
+        config: SamplingConfig | None = None,
+        *,
+        tools: Sequence[Tool] | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+        **overrides: Any,
+    ) -> GenerationResult:
+        """chat() for asyncio."""
+        return await whole_answer(
+            self._asubmit(self._conversation(messages, tools, template_variables), config, overrides, False)
+        )
+
+    async def agenerate_batch(
+        self,
+        prompts: Sequence[PromptLike],
+        config: SamplingConfig | None = None,
+        *,
+        raw: bool = False,
+        tools: Sequence[Tool] | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+        **overrides: Any,
+    ) -> list[GenerationResult]:
+        """generate_batch() for asyncio."""
+        return await whole_answers(
+            self._asubmit(self._prompt(prompt, raw, tools, template_variables), config, overrides, False)
+            for prompt in _list_of_prompts(prompts)
+        )
+
+    # ----------------------------------------------------------------------------------------- looking at prompts
+
+    def render(
+        self,
+        prompt: PromptLike,
+        *,
+        raw: bool = False,
+        tools: Sequence[Tool] | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+        reasoning_mode: bool | None = None,
+    ) -> str:
+        """The text that generate() would give the model: the conversation as the chat template writes it."""
+        given = self._prompt(prompt, raw, tools, template_variables)
+        return given.render(self._engine.handle, {"reasoning_mode": reasoning_mode})
+
+    def encode_prompt(
+        self,
+        prompt: PromptLike,
+        *,
+        raw: bool = False,
+        tools: Sequence[Tool] | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+        reasoning_mode: bool | None = None,
+    ) -> list[int]:
+        """The token ids that generate() would give the model."""
+        given = self._prompt(prompt, raw, tools, template_variables)
+        return given.encode(self._engine.handle, {"reasoning_mode": reasoning_mode})
+
+    # ----------------------------------------------------------------------------------------- tensors, as in ONNX Runtime
+
+    def get_inputs(self) -> list[NodeArg]:
+        """What run() takes."""
+        return _tensor_io.inputs()
+
+    def get_outputs(self) -> list[NodeArg]:
+        """What run() can compute: "logits" and "hidden.0" (the embeddings) ... "hidden.L" (after the final norm)."""
+        return _tensor_io.outputs(self._info)
+
+    def run(self, output_names: Sequence[str] | None, feed: Mapping[str, Any]) -> list[NDArray[np.float32]]:
+        """One forward pass, in the manner of ONNX Runtime's InferenceSession.
+
+        feed: "input_ids" [batch, sequence], int64 or int32, and if you like "attention_mask" of the same shape, 0 / 1 or
+        booleans, 0 for padding on the left or the right. Returns one float32 array per name: "logits"
+        [batch, sequence, vocab_size], "hidden.N" [batch, sequence, hidden_size]. Every row is computed without its padding,
+        from position 0, so padding changes no bit of the rest; the rows of padding are zeros.
+        output_names None means ["logits"], not every output there is, as the hidden states of all layers are large.
+        Raises QwenValueError for an unknown or missing name, a wrong shape or type, and a mask with holes.
+        """
+        return _tensor_io.run(self._engine, self._info, output_names, feed)
+
+    # ----------------------------------------------------------------------------------------- state and end
 
     def stats(self) -> EngineStats:
         """What the session is doing and has done."""
@@ -181,6 +303,10 @@ class QwenInferenceSession:
         """Ends every request in flight (they raise QwenClosedError) and frees the model. Any number of times."""
         self._engine.handle.close()
 
+    async def aclose(self) -> None:
+        """close() for asyncio: does not block the event loop while the engine stops."""
+        await run_awaitably(self.close, discard=lambda nothing: None, on_cancel=lambda: None)
+
     def __enter__(self) -> QwenInferenceSession:
         return self
 
@@ -189,25 +315,61 @@ class QwenInferenceSession:
     ) -> None:
         self.close()
 
+    async def __aenter__(self) -> QwenInferenceSession:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
     def _submit(self, prompt: Prompt, config: SamplingConfig | None, overrides: Mapping[str, Any]) -> Request:
         return Request(self._engine.handle, prompt, resolve(config, overrides))
 
-    def _prompt(self, prompt: PromptLike, raw: bool) -> Prompt:
+    def _asubmit(
+        self, prompt: Prompt, config: SamplingConfig | None, overrides: Mapping[str, Any], wants_events: bool
+    ) -> Mailbox:
+        from ._loop_queue import LoopQueue  # here, because it imports asyncio, which takes longer than all the rest
+
+        return LoopQueue.running().submit(self._engine.handle, prompt, resolve(config, overrides), wants_events)
+
+    def _prompt(
+        self,
+        prompt: PromptLike,
+        raw: bool,
+        tools: Sequence[Tool] | None,
+        template_variables: Mapping[str, Any] | None,
+    ) -> Prompt:
         if not isinstance(prompt, Sequence):
             raise TypeError(f"a prompt is a str or a list of messages, not {type(prompt).__name__}")
-        if isinstance(prompt, str | bytes):
-            if raw or not self._info.has_chat_template:
-                return Prompt.from_text(prompt)
-            return Prompt.from_messages(self._with_system([("user", prompt)]))
-        return Prompt.from_messages(self._with_system(prompt))
+        if not isinstance(prompt, str | bytes):
+            if raw:
+                raise QwenValueError("raw=True is for text; a list of messages goes through the chat template")
+            return self._conversation(prompt, tools, template_variables)
+        if not raw and self._info.has_chat_template:
+            return self._conversation([("user", prompt)], tools, template_variables)
+        if tools or template_variables:
+            raise QwenValueError(
+                "tools and template_variables are for the chat template, and "
+                + ("raw text goes around it" if raw else "this checkpoint has none")
+            )
+        return Prompt.from_text(prompt)
 
-    def _with_system(self, messages: Sequence[Message]) -> Sequence[Message]:
-        system = self._system_prompt
-        if system is None or not messages:
-            return messages
-        first = messages[0]
-        role = first.get("role") if isinstance(first, Mapping) else first[0]
-        return messages if role == "system" else [("system", system), *messages]
+    def _conversation(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] | None,
+        template_variables: Mapping[str, Any] | None,
+    ) -> Prompt:
+        if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
+            raise TypeError(f"a conversation is a list of messages, not {type(messages).__name__}")
+        return Prompt.from_messages(messages, tools, template_variables, self._system_prompt)
+
+
+def _list_of_prompts(prompts: Sequence[PromptLike]) -> Sequence[PromptLike]:
+    if isinstance(prompts, str | bytes) or not isinstance(prompts, Sequence):
+        raise TypeError(f"a batch is a list of prompts, not {type(prompts).__name__}")
+    return prompts
 
 
 def generate_text(
@@ -216,7 +378,7 @@ def generate_text(
     config: SamplingConfig | None = None,
     **overrides: Any,
 ) -> str:
-    """The answer's text, in one line. A path is opened and closed again; pass a session to keep it open."""
+    """The answer's text, in one line. model: the folder of a checkpoint, or an open session to use it several times."""
     if isinstance(model, QwenInferenceSession):
         return model.generate(prompt, config, **overrides).text
     with QwenInferenceSession(model) as session:

@@ -1,28 +1,29 @@
-"""Tensor-level use: token ids in, logits and hidden states out, weights from a folder or from numpy arrays."""
+"""Tensor-level use: token ids in, logits and hidden states out, weights from a folder or from arrays."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from operator import index
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
-from ._blocking import run_interruptibly
 from ._engine import Engine
-from ._handle import Handle
-from ._loader import check, library
-from ._options import int32_array
+from ._forward import forward
+from ._prompt import Prompt
+from ._request import Request, wait_for_all
+from ._weights import Weights
 from .errors import QwenFileFormatError, QwenNotFoundError, QwenValueError
-from .results import EngineStats, ModelInfo
+from .results import EngineStats, FinishReason, GenerationResult, ModelInfo
+from .sampling import resolve
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Array = NDArray[Any]
     FloatArray = NDArray[np.float32]
 
 
@@ -79,14 +80,15 @@ class ModelArgs:
 
 
 class ForwardOutput(Sequence["FloatArray"]):
-    """What a forward pass computed: a sequence of logits, one read-only float32 array [tokens, vocab_size] per token list.
+    """What a forward pass computed: a sequence of logits, one float32 array [new tokens, vocab_size] per token list.
 
-    The arrays are views of the library's memory, which lives as long as any of them.
+    The arrays are views of the library's memory, which lives as long as any of them and is nobody else's: they may be
+    written to, and torch.from_dlpack(output[0]) or numpy.from_dlpack(output[0]) share it without a copy.
     """
 
     def __init__(self, logits: Sequence[FloatArray], hidden_states: Sequence[Sequence[FloatArray]]) -> None:
         self.logits = tuple(logits)
-        # [sequence][layer] -> [tokens, hidden_size]; layer 0 is the embeddings, the last one is after the final norm.
+        # [sequence][layer] -> [new tokens, hidden_size]; layer 0 is the embeddings, the last one is after the final norm.
         # Empty unless asked for.
         self.hidden_states = tuple(tuple(layers) for layers in hidden_states)
 
@@ -102,12 +104,13 @@ class ForwardOutput(Sequence["FloatArray"]):
 
 
 class Transformer:
-    """A model without sampling: forward passes over token ids. Any number of threads may share one."""
+    """A model at the level of token ids: forward passes, and answers. Any number of threads may share one."""
 
     def __init__(self, args: ModelArgs, *, dtype: str = "f32", device: str = "cpu", **engine_options: Any) -> None:
         """A model without weights yet: load_state_dict() brings them."""
         self.args: ModelArgs | None = args
         self._values = {"device": device, "dtype": dtype, **engine_options}
+        self._sequences: list[list[int]] = []  # what forward() has seen, for start_pos > 0
         self._engine: Engine | None = None
         self._info: ModelInfo | None = None
 
@@ -119,18 +122,21 @@ class Transformer:
         transformer = cls.__new__(cls)
         transformer.args = None
         transformer._values = {"device": device, "dtype": dtype, **engine_options}
+        transformer._sequences = []
         transformer._adopt(Engine.open(path, transformer._values))
         return transformer
 
-    def load_state_dict(self, tensors: Mapping[str, Array]) -> Transformer:
+    def load_state_dict(self, tensors: Mapping[str, Any]) -> Transformer:
         """Builds the model on arrays under the names of the published files. Returns self.
 
-        float32, float16, or bfloat16 (given as ml_dtypes.bfloat16 or as the bit patterns in uint16). Contiguous arrays
-        are borrowed, not copied: do not change them; they are kept alive until the library has let go of them.
+        Arrays are numpy's and whatever has __array_interface__ or __dlpack__, PyTorch's tensors for example, in the CPU's
+        memory: float32, float16, or bfloat16 (numpy: as ml_dtypes.bfloat16 or as the bit patterns in uint16). Contiguous
+        ones are borrowed, not copied: do not change them; they are kept alive until the library has let go of them.
+        Raises QwenValueError for another type or place, QwenFileFormatError for a missing tensor or a wrong shape.
         """
         if self.args is None:
             raise QwenValueError("this Transformer was opened from a folder and has its weights")
-        weights = _Weights(self.args.to_json(), tensors)
+        weights = Weights(self.args.to_json(), tensors)
         try:
             self._adopt(Engine(weights.make_engine, self._values))
         finally:
@@ -140,6 +146,7 @@ class Transformer:
     def _adopt(self, engine: Engine) -> None:
         previous = getattr(self, "_engine", None)
         self._engine, self._info = engine, engine.model_info()
+        self.reset()
         if previous is not None:
             previous.handle.close()
 
@@ -150,35 +157,78 @@ class Transformer:
         assert self._info is not None
         return self._info
 
-    def forward(self, token_lists: Sequence[Sequence[int]], hidden_states: bool = False) -> ForwardOutput:
-        """One forward pass over several token lists, each a sequence of its own from position 0.
+    def forward(
+        self,
+        token_lists: Sequence[Sequence[int]],
+        start_pos: int | Sequence[int] = 0,
+        hidden_states: bool = False,
+    ) -> ForwardOutput:
+        """One forward pass over several token lists. Returns the rows of these tokens: row i of an array belongs to token i
+        of its list, and tells of the token after it.
 
-        Blocks until it is done; Ctrl-C comes through at once, the pass then ends unseen. Raises QwenValueError for an
-        empty list or an id outside the vocabulary.
+        start_pos 0: each list is a sequence of its own. start_pos > 0, as in llama: the lists continue the sequences of the
+        previous calls from that position on (one position for all, or one per list); what those held beyond it is
+        forgotten. The result is the same, bit for bit, as of one call with the whole sequences.
+
+        Blocks until it is done; Ctrl-C comes through at once, the pass then ends unseen. Raises QwenValueError for an empty
+        list, an id outside the vocabulary, a start_pos beyond what the previous calls have seen, and another number of lists
+        than they had; what they have seen is remembered all the same. Any number of threads may call with start_pos 0; a
+        start_pos > 0 continues the call that ended last, so one thread at a time should do that.
         """
         engine = self._opened()
-        loaded = library()
-        ffi, lib = loaded.ffi, loaded.lib
         rows = [row.tolist() if hasattr(row, "tolist") else row for row in token_lists]
         if any(isinstance(row, int) for row in rows):
             raise TypeError("forward takes a list of token lists: [[1, 2, 3]]")
-        parts = [int32_array("token_lists", row) for row in rows]
-        counts = ffi.new("size_t[]", [len(part) for part in parts])
-        ids = ffi.new("int32_t[]", [token for part in parts for token in part])
-        outputs = lib.QWEN_OUTPUT_LOGITS | (lib.QWEN_OUTPUT_HIDDEN_STATES if hidden_states else 0)
-
-        def work() -> Any:
-            box, error = ffi.new("qwen_tensors **"), ffi.new("qwen_error **")
-            with engine.handle.use() as pointer:
-                check(lib.qwen_forward(pointer, ids, counts, ffi.NULL, len(parts), outputs, ffi.NULL, box, error), error)
-            return box[0]
-
-        tensors = Handle(run_interruptibly(work, lib.qwen_tensors_free, lambda: None), lib.qwen_tensors_free, "tensors")
+        starts = _positions(start_pos, len(rows))
+        if any(starts):
+            rows = self._continued(rows, starts)
+        tensors = forward(engine, rows, starts, True, hidden_states)
+        self._sequences = [list(row) for row in rows]
         names = [f"hidden.{layer}" for layer in range(self.info.num_hidden_layers + 1)] if hidden_states else []
         return ForwardOutput(
-            [_array(tensors, sequence, "logits") for sequence in range(len(parts))],
-            [[_array(tensors, sequence, name) for name in names] for sequence in range(len(parts) if names else 0)],
+            [tensors.array(sequence, "logits") for sequence in range(len(rows))],
+            [[tensors.array(sequence, name) for name in names] for sequence in range(len(rows) if names else 0)],
         )
+
+    def reset(self) -> None:
+        """Forgets the sequences of the previous calls of forward()."""
+        self._sequences = []
+
+    def generate(
+        self,
+        prompt_tokens: Sequence[Sequence[int]],
+        max_gen_len: int,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        **sampling: Any,
+    ) -> list[list[int]]:
+        """The generated tokens of every prompt, computed together; without the prompt, and without the token that ended the
+        answer. sampling: further fields of SamplingConfig; None: the checkpoint's generation_config.json. Plays no part in
+        what forward() remembers. Any number of threads."""
+        engine = self._opened()
+        if any(isinstance(row, int) for row in prompt_tokens):
+            raise TypeError("generate takes a list of token lists: [[1, 2, 3]]")
+        if sampling.get("n", 1) != 1:
+            raise QwenValueError("n must be 1 here: generate() returns one answer per prompt")
+        values = resolve(None, {"max_tokens": max_gen_len, "temperature": temperature, "top_p": top_p, **sampling})
+        answers = wait_for_all(Request(engine.handle, Prompt.from_ids(row), values) for row in prompt_tokens)
+        return [_without_end(answer) for answer in answers]
+
+    def _continued(self, rows: list[Sequence[int]], starts: list[int]) -> list[Sequence[int]]:
+        """Each new list behind what the previous calls had before it."""
+        past = self._sequences
+        if len(rows) != len(past):
+            raise QwenValueError(
+                f"start_pos > 0 continues the previous call, which had {len(past)} token lists; this one has {len(rows)}"
+            )
+        for number, (row, start, before) in enumerate(zip(rows, starts, past, strict=True)):
+            if start > len(before):
+                raise QwenValueError(
+                    f"start_pos is {start} for token list {number}, of which the previous calls had {len(before)} tokens"
+                )
+            if len(row) == 0:
+                raise QwenValueError(f"token list {number} is empty; it must hold at least one new token")
+        return [[*before[:start], *row] for row, start, before in zip(rows, starts, past, strict=True)]
 
     def stats(self) -> EngineStats:
         """What the model's engine is doing and has done."""
@@ -207,105 +257,22 @@ class Transformer:
         return self._engine
 
 
-class _View:
-    """What numpy needs to make an array of the library's memory; the array keeps it, and so the memory, alive."""
-
-    def __init__(self, owner: Handle, address: int, shape: tuple[int, ...]) -> None:
-        self._owner = owner
-        self.__array_interface__ = {"version": 3, "typestr": "<f4", "shape": shape, "data": (address, True)}
-
-
-def _array(tensors: Handle, sequence: int, name: str) -> FloatArray:
-    import numpy as np
-
-    loaded = library()
-    ffi, lib = loaded.ffi, loaded.lib
-    error, tensor = ffi.new("qwen_error **"), ffi.new("qwen_tensor *")
-    tensor.struct_size = ffi.sizeof("qwen_tensor")
-    with tensors.use() as pointer:
-        check(lib.qwen_tensors_get(pointer, sequence, name.encode(), tensor, error), error)
-    if tensor.dtype != lib.QWEN_DTYPE_F32:
-        raise QwenValueError(f"{name} has a data type that this qwen_ffi does not know; update qwen_ffi")
-    shape = tuple(tensor.shape[0 : tensor.dimensions])
-    return np.asarray(_View(tensors, int(ffi.cast("uintptr_t", tensor.data)), shape))
+def _positions(start_pos: int | Sequence[int], lists: int) -> list[int]:
+    """One position per token list."""
+    if hasattr(start_pos, "tolist"):
+        start_pos = start_pos.tolist()
+    try:
+        given = list(map(index, start_pos)) if isinstance(start_pos, Sequence) else [index(start_pos)] * lists
+    except TypeError:
+        raise TypeError(f"start_pos must be an int or a list of them, not {type(start_pos).__name__}") from None
+    if len(given) != lists:
+        raise QwenValueError(f"start_pos has {len(given)} positions for {lists} token lists")
+    if min(given, default=0) < 0:
+        raise QwenValueError(f"start_pos is {min(given)}; it must be 0 or more")
+    return given
 
 
-# Arrays lent to the library, by the number it hands back when it is done with them.
-_lent: dict[int, list[Any]] = {}
-_released_callback: Any = None
-
-
-def _lend(arrays: list[Any]) -> Any:
-    """Keeps arrays alive until released(user) is called with the returned `void *user`."""
-    key = id(arrays)
-    _lent[key] = arrays
-    return library().ffi.cast("void *", key)
-
-
-def _released() -> Any:
-    """The C function pointer for `released`; one for the whole process, so that it can never die too early."""
-    global _released_callback
-    if _released_callback is None:
-        ffi = library().ffi
-
-        def released(user: Any) -> None:
-            _lent.pop(int(ffi.cast("uintptr_t", user)), None)
-
-        _released_callback = ffi.callback("void(void *)", released)
-    return _released_callback
-
-
-class _Weights:
-    """A `qwen_weights` over numpy arrays."""
-
-    def __init__(self, config: str, tensors: Mapping[str, Array]) -> None:
-        loaded = library()
-        self._ffi, self._lib = loaded.ffi, loaded.lib
-        error, box = self._ffi.new("qwen_error **"), self._ffi.new("qwen_weights **")
-        text = config.encode()
-        named = list(_lendable(tensors))
-        arrays = [array for _, _, array in named]
-        user = _lend(arrays)
-        status = self._lib.qwen_weights_new(text, len(text), _released(), user, box, error)
-        if status != 0:
-            _lent.pop(id(arrays), None)
-        check(status, error)
-        self.pointer = self._ffi.gc(box[0], self._lib.qwen_weights_free)
-        dtypes = {"f32": self._lib.QWEN_DTYPE_F32, "f16": self._lib.QWEN_DTYPE_F16, "bf16": self._lib.QWEN_DTYPE_BF16}
-        for name, dtype, array in named:
-            shape = self._ffi.new("int64_t[]", list(array.shape))
-            data = self._ffi.cast("void *", array.ctypes.data)
-            check(
-                self._lib.qwen_weights_add(
-                    self.pointer, name.encode(), dtypes[dtype], shape, array.ndim, data, array.nbytes, error
-                ),
-                error,
-            )
-
-    def make_engine(self, options: Any, box: Any, error: Any) -> int:
-        lib = self._lib
-        model = self._ffi.new("qwen_model **")
-        status = int(lib.qwen_model_from_weights(self.pointer, self._ffi.NULL, options, model, error))
-        if status == lib.QWEN_OK:
-            status = int(lib.qwen_engine_new(model[0], options, box, error))
-            lib.qwen_model_free(model[0])  # the engine keeps a reference of its own
-        return status
-
-    def close(self) -> None:
-        """Lets go of the object; a model made of it keeps the arrays."""
-        self._ffi.release(self.pointer)
-
-
-def _lendable(tensors: Mapping[str, Array]) -> Iterator[tuple[str, str, Array]]:
-    import numpy as np
-
-    for name, value in tensors.items():
-        if "\0" in name:
-            raise QwenValueError(f"a tensor's name must not contain NUL: {name!r}")
-        array = np.ascontiguousarray(value).reshape(np.shape(value))  # ascontiguousarray makes [] of a scalar into [1]
-        kind = array.dtype.name
-        if kind not in ("float32", "float16", "uint16", "bfloat16"):
-            raise QwenValueError(
-                f"tensor '{name}' is {kind}; allowed are float32, float16, bfloat16, and uint16 for the bits of bfloat16"
-            )
-        yield name, {"float32": "f32", "float16": "f16"}.get(kind, "bf16"), array
+def _without_end(answer: GenerationResult) -> list[int]:
+    """The tokens of an answer; if a token ended it, not that one."""
+    ended_by_token = answer.finish_reason is FinishReason.STOP and answer.stop_text is None
+    return list(answer.token_ids[:-1] if ended_by_token else answer.token_ids)

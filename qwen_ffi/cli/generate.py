@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
                     print("<thinking>" if channel == Channel.REASONING else "\n</thinking>\n", flush=True)
                 show(event)
             result = stream.result
-    print(json.dumps(asdict(result), ensure_ascii=False) if arguments.json else "")
+    print(json.dumps({**asdict(result.choices[0]), **asdict(result)}, ensure_ascii=False) if arguments.json else "")
     if arguments.stats:
         print(answer_line(result), file=sys.stderr)
     return 0

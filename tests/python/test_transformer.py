@@ -34,16 +34,13 @@ def test_arrays_give_what_the_folder_gives(tiny_model: Path, dtype: str) -> None
     assert len(found.hidden_states[0]) == args.num_hidden_layers + 1
 
 
-def test_shapes_types_and_read_only_views(tiny_model: Path) -> None:
+def test_shapes_types_and_views(tiny_model: Path) -> None:
     with Transformer.from_pretrained(tiny_model) as model:
         output = model.forward(BATCH, hidden_states=True)
     assert [logits.shape for logits in output] == [(4, 512), (1, 512), (100, 512)]
     assert output[0].dtype == np.float32
     assert output.hidden_states[2][0].shape == (100, 64)
-    assert not output[0].flags.writeable
     assert not output[0].flags.owndata
-    with pytest.raises(ValueError, match="read-only"):
-        output[0][0, 0] = 1
 
 
 def test_views_outlive_the_model(tiny_model: Path) -> None:
