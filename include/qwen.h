@@ -200,7 +200,7 @@ typedef struct qwen_weights qwen_weights;
 
 /* path: the folder as published (config.json, *.safetensors, tokenizer.json). The files are mapped, not read; while the
  * model lives they must not be truncated (option load = "read" copies them instead). Engine options that matter here:
- * device, dtype, load, progress. */
+ * device, dtype, load, tokenizer, progress. */
 QWEN_API int32_t qwen_model_open(const char *path, const qwen_options *options, qwen_model **model, qwen_error **error);
 /* One more reference, released by one more qwen_model_free. Any thread. */
 QWEN_API void qwen_model_retain(const qwen_model *model);
@@ -265,9 +265,9 @@ QWEN_API const qwen_model *qwen_engine_model(const qwen_engine *engine);
 typedef struct qwen_engine_stats {
   uint32_t struct_size;
   int32_t threads;            /* computing threads */
-  int64_t running;            /* requests being computed */
-  int64_t waiting;            /* requests queued */
-  int64_t finished;           /* requests ended since the engine was made, for whatever reason */
+  int64_t running;            /* choices being computed: a request has one, or its option n */
+  int64_t waiting;            /* choices queued */
+  int64_t finished;           /* choices ended since the engine was made, for whatever reason */
   int64_t steps;              /* forward passes */
   int64_t prompt_tokens;      /* computed, all requests */
   int64_t generated_tokens;
@@ -276,6 +276,7 @@ typedef struct qwen_engine_stats {
   int64_t cache_block_tokens;
   int64_t cache_bytes;        /* memory of all blocks */
   const char *backend;        /* "cpu.avx512"; lives as long as the engine */
+  int64_t cached_tokens;      /* of all prompts, taken from the prefix cache instead of computed */
 } qwen_engine_stats;
 
 QWEN_API int32_t qwen_engine_stats_get(const qwen_engine *engine, qwen_engine_stats *stats, qwen_error **error);

@@ -12,6 +12,7 @@ from ._handle import Handle
 from ._loader import check, library
 from ._options import OptionScope, OptionSet
 from .errors import QwenValueError
+from .hub import resolve_model
 from .results import EngineStats, ModelInfo
 
 # Work that fills a `qwen_engine **`: (options, out, error) -> status.
@@ -63,8 +64,8 @@ class Engine:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], values: Mapping[str, Any]) -> Engine:
-        """An engine on a checkpoint folder. Raises the errors of `qwen_create`."""
-        raw = path_bytes(path, "model_path")
+        """An engine on a checkpoint folder, or a model of the hub. Raises the errors of `qwen_create`."""
+        raw = path_bytes(resolve_model(path), "model_path")
         lib = library().lib
         return cls(lambda options, box, error: int(lib.qwen_create(raw, options, box, error)), values)
 
@@ -124,7 +125,7 @@ def model_info(path: str | os.PathLike[str]) -> ModelInfo:
     ffi, lib = loaded.ffi, loaded.lib
     error = ffi.new("qwen_error **")
     box = ffi.new("qwen_model **")
-    check(lib.qwen_model_open(path_bytes(path, "model_path"), ffi.NULL, box, error), error)
+    check(lib.qwen_model_open(path_bytes(resolve_model(path), "model_path"), ffi.NULL, box, error), error)
     model = ffi.gc(box[0], lib.qwen_model_free)
     info = ffi.new("qwen_model_info *")
     info.struct_size = ffi.sizeof("qwen_model_info")

@@ -12,16 +12,17 @@ from ._handle import Handle
 from ._loader import check, library
 from ._options import int32_array, utf8
 from .errors import QwenUnsupportedError
+from .hub import resolve_model
 
 
 class Tokenizer:
     """A checkpoint's tokenizer; weights are not needed. Any number of threads may use one at the same time."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """path: a tokenizer.json, or a folder that holds one."""
+        """path: a tokenizer.json, a folder that holds one, or a model of the hub."""
         loaded = library()
         error, box = loaded.ffi.new("qwen_error **"), loaded.ffi.new("qwen_tokenizer **")
-        check(loaded.lib.qwen_tokenizer_open(path_bytes(path), box, error), error)
+        check(loaded.lib.qwen_tokenizer_open(path_bytes(resolve_model(path, weights=False)), box, error), error)
         self._handle = Handle(box[0], loaded.lib.qwen_tokenizer_free, "tokenizer")
         self._borrowed = False
 

@@ -74,7 +74,9 @@ static_assert(offsetof(qwen_engine_stats, cache_bytes) == 80);
 static_assert(sizeof(qwen_engine_stats::cache_bytes) == 8);
 static_assert(offsetof(qwen_engine_stats, backend) == 88);
 static_assert(sizeof(qwen_engine_stats::backend) == 8);
-static_assert(sizeof(qwen_engine_stats) == 96);
+static_assert(offsetof(qwen_engine_stats, cached_tokens) == 96);
+static_assert(sizeof(qwen_engine_stats::cached_tokens) == 8);
+static_assert(sizeof(qwen_engine_stats) == 104);
 static_assert(alignof(qwen_engine_stats) == 8);
 
 static_assert(offsetof(qwen_event, struct_size) == 0);

@@ -30,6 +30,7 @@ SAME(OptionScope::request, QWEN_SCOPE_REQUEST);
 SAME(EventType::text, QWEN_EVENT_TEXT);
 SAME(EventType::finished, QWEN_EVENT_FINISHED);
 SAME(EventType::done, QWEN_EVENT_DONE);
+SAME(EventType::tool_call, QWEN_EVENT_TOOL_CALL);
 SAME(FinishReason::none, QWEN_FINISH_NONE);
 SAME(FinishReason::stop, QWEN_FINISH_STOP);
 SAME(FinishReason::length, QWEN_FINISH_LENGTH);

@@ -17,10 +17,17 @@ void fill_event(const Event& event, qwen_event* out) {
                 .text = event.text.c_str(),
                 .text_length = event.text.size(),
                 .token_ids = event.token_ids.data(),
-                .logprobs = event.logprobs.empty() ? nullptr : event.logprobs.data(),
+                .logprobs = pointer_or_null(event.logprobs),
                 .token_count = event.token_ids.size(),
                 .message = event.message.c_str(),
-                .request = static_cast<const qwen_request*>(event.request->host_handle)},
+                .request = static_cast<const qwen_request*>(event.request->host_handle),
+                .tool_name = event.call ? event.call->name.c_str() : nullptr,
+                .tool_name_length = event.call ? event.call->name.size() : 0,
+                .tool_arguments = event.call ? event.call->arguments.c_str() : nullptr,
+                .tool_arguments_length = event.call ? event.call->arguments.size() : 0,
+                .top_token_ids = pointer_or_null(event.top_token_ids),
+                .top_logprobs = pointer_or_null(event.top_logprobs),
+                .top_count = per_token(event.top_token_ids, event.token_ids)},
                "event");
 }
 
@@ -37,9 +44,14 @@ std::shared_ptr<Request> make_request(const qwen_engine& engine, const qwen_prom
   const LoadedModel& loaded = engine.engine.loaded();
   const Options& given = api::options_for(OptionScope::request, options);
   RequestInput input;
-  input.params = resolve_sampling(given, loaded.generation, loaded.model->config().vocab_size);
+  input.params =
+      resolve_sampling(given, loaded.generation, loaded.model->config().vocab_size, loaded.tokenizer.get());
   input.prompt = prompt->prompt.encode(loaded, given.i64_or_default("reasoning_mode"));
   input.split_reasoning = prompt->prompt.has_messages();
+  if (input.params.reasoning_budget && !input.split_reasoning)
+    fail(Status::invalid_argument,
+         "option 'reasoning_budget' needs a prompt of messages: in raw text nothing is a thought");
+  input.tools = prompt->prompt.tools();
   input.tag = tag;
   input.queue = std::move(queue);
   return engine.engine.make_request(std::move(input));

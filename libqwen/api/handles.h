@@ -99,6 +99,15 @@ inline const Options& options_for(OptionScope scope, const qwen_options* options
   return options ? options->options : kNone;
 }
 
+template <class T>
+const T* pointer_or_null(const std::vector<T>& values) {
+  return values.empty() ? nullptr : values.data();
+}
+// Of a [tokens, count] array, the count.
+inline size_t per_token(const std::vector<int32_t>& values, const std::vector<int32_t>& tokens) {
+  return tokens.empty() ? 0 : values.size() / tokens.size();
+}
+
 void fill_event(const Event& event, qwen_event* out);
 
 }  // namespace qwen::api

@@ -156,7 +156,8 @@ int32_t qwen_engine_stats_get(const qwen_engine* engine, qwen_engine_stats* stat
                        .cache_blocks_used = now.cache_blocks_used,
                        .cache_block_tokens = kCacheBlock,
                        .cache_bytes = now.cache_bytes,
-                       .backend = engine->engine.backend_name().c_str()},
+                       .backend = engine->engine.backend_name().c_str(),
+                       .cached_tokens = now.cached_tokens},
                       "stats");
   });
 }

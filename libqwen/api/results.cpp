@@ -5,19 +5,29 @@
 
 using namespace qwen;
 
+namespace {
+
+const ChoiceOutcome& choice_of(const qwen_result* result, size_t index) {
+  api::require(result, "result");
+  const auto& choices = result->outcome.choices;
+  if (index >= choices.size())
+    fail(Status::not_found, "choice index ", index, "; the result has ", choices.size(), " choices");
+  return choices[index];
+}
+
+}  // namespace
+
 extern "C" {
 
 size_t qwen_result_choice_count(const qwen_result* result) {
-  return result ? 1 : 0;
+  return result ? result->outcome.choices.size() : 0;
 }
 
 int32_t qwen_result_choice_get(const qwen_result* result, size_t index, qwen_choice* choice,
                                qwen_error** error) {
   return api::guard(error, [&] {
-    api::require(result, "result");
-    if (index >= qwen_result_choice_count(result))
-      fail(Status::not_found, "choice index ", index, " is past the last one");
-    const RequestOutcome& outcome = result->outcome;
+    const ChoiceOutcome& outcome = choice_of(result, index);
+    const auto& stop = outcome.stop_text;
     api::write_struct(choice,
                       {.struct_size = 0,
                        .finish_reason = static_cast<int32_t>(outcome.finish_reason),
@@ -26,8 +36,14 @@ int32_t qwen_result_choice_get(const qwen_result* result, size_t index, qwen_cho
                        .reasoning = outcome.reasoning.c_str(),
                        .reasoning_length = outcome.reasoning.size(),
                        .token_ids = outcome.token_ids.data(),
-                       .logprobs = outcome.logprobs.empty() ? nullptr : outcome.logprobs.data(),
-                       .token_count = outcome.token_ids.size()},
+                       .logprobs = api::pointer_or_null(outcome.logprobs),
+                       .token_count = outcome.token_ids.size(),
+                       .tool_call_count = outcome.tool_calls.size(),
+                       .stop_text = stop ? stop->c_str() : nullptr,
+                       .stop_text_length = stop ? stop->size() : 0,
+                       .top_token_ids = api::pointer_or_null(outcome.top_token_ids),
+                       .top_logprobs = api::pointer_or_null(outcome.top_logprobs),
+                       .top_count = api::per_token(outcome.top_token_ids, outcome.token_ids)},
                       "choice");
   });
 }
@@ -35,11 +51,18 @@ int32_t qwen_result_choice_get(const qwen_result* result, size_t index, qwen_cho
 int32_t qwen_result_tool_call_get(const qwen_result* result, size_t choice, size_t index,
                                   qwen_tool_call* call, qwen_error** error) {
   return api::guard(error, [&] {
-    api::require(result, "result");
-    api::require(call, "call");
-    if (choice >= qwen_result_choice_count(result))
-      fail(Status::not_found, "choice index ", choice, " is past the last one");
-    fail(Status::not_found, "tool call index ", index, " is past the last one");
+    const auto& calls = choice_of(result, choice).tool_calls;
+    if (index >= calls.size())
+      fail(Status::not_found, "tool call index ", index, "; the choice has ", calls.size(), " tool calls");
+    const ToolCall& found = calls[index];
+    api::write_struct(call,
+                      {.struct_size = 0,
+                       .reserved = 0,
+                       .name = found.name.c_str(),
+                       .name_length = found.name.size(),
+                       .arguments = found.arguments.c_str(),
+                       .arguments_length = found.arguments.size()},
+                      "call");
   });
 }
 
@@ -81,8 +104,8 @@ int32_t qwen_forward(qwen_engine* engine, const int32_t* token_ids, const size_t
     if (sequences == 0) fail(Status::invalid_argument, "sequences is 0; it must be at least 1");
     const LoadedModel& loaded = engine->engine.loaded();
     const int64_t vocab_size = loaded.model->config().vocab_size;
-    const SamplingParams params =
-        resolve_sampling(api::options_for(OptionScope::request, options), loaded.generation, vocab_size);
+    const SamplingParams params = resolve_sampling(api::options_for(OptionScope::request, options),
+                                                   loaded.generation, vocab_size, loaded.tokenizer.get());
 
     const auto queue = std::make_shared<EventQueue>();
     std::vector<std::shared_ptr<Request>> requests;
@@ -98,6 +121,7 @@ int32_t qwen_forward(qwen_engine* engine, const int32_t* token_ids, const size_t
       RequestInput input;
       input.prompt.assign(token_ids, token_ids + counts[i]);
       input.params = params;
+      input.params.n = 1;
       input.queue = queue;
       input.tensors = {.logits = (outputs & QWEN_OUTPUT_LOGITS) != 0,
                        .hidden_states = (outputs & QWEN_OUTPUT_HIDDEN_STATES) != 0,

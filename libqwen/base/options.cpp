@@ -38,6 +38,11 @@ constexpr OptionRow kTable[] = {
      "Most requests computed in one step."},
     {"max_waiting", kI64, kEngine, true, 1, 1 << 20, "65536", "", "requests",
      "Most requests that may wait; one more is QWEN_ERR_BUSY."},
+    {"prefix_cache", kI64, kEngine, true, 0, 1, "1", "", "",
+     "1: keys and values of earlier prompts are kept while there is room, and used again where a prompt "
+     "begins alike."},
+    {"tokenizer", kStr, kEngine, false, 0, 0, "", "", "",
+     "A tokenizer.json or its folder, with its chat template, instead of the model folder's."},
     {"progress", OptionType::callback, kEngine, false, 0, 0, "", "", "",
      "A qwen_progress_fn, called while loading."},
 
@@ -65,15 +70,34 @@ constexpr OptionRow kTable[] = {
      "Added to the logits of these tokens."},
     {"stop_token_ids", OptionType::i32_array, kRequest, false, 0, 0, "", "", "",
      "More tokens that end the answer, besides the model's own."},
+    {"stop", OptionType::str_array, kRequest, false, 0, 0, "", "", "",
+     "Texts that end the answer; they and what follows are left out. Looked for in the answer, not in the "
+     "thought before "
+     "it, and not before min_tokens."},
     {"ignore_eos", kI64, kRequest, true, 0, 1, "0", "", "",
      "1: the model's end tokens do not end the answer."},
     {"seed", kI64, kRequest, true, 0, kMaxInt, "", "", "",
      "Makes sampling repeatable; default: drawn, and reported in the stats."},
     {"logprobs", kI64, kRequest, true, 0, 1, "0", "", "",
      "1: report the log-probability of every chosen token."},
+    {"top_logprobs", kI64, kRequest, true, 0, 20, "0", "", "tokens",
+     "Also report the log-probabilities of this many likeliest tokens, for every generated token; implies "
+     "logprobs."},
+    {"n", kI64, kRequest, true, 1, 128, "1", "", "choices",
+     "Independent answers to the prompt, which is computed once."},
     {"reasoning_mode", kI64, kRequest, true, -1, 1, "-1", "", "",
      "Thinking before the answer, where the chat template can switch it: 0 off, 1 on, -1 as the template has "
      "it."},
+    {"reasoning_budget", kI64, kRequest, true, 0, 1 << 24, "", "", "tokens",
+     "A thought that has this many tokens is ended: reasoning_end_text and the closing tag are put in its "
+     "place, and the "
+     "answer follows."},
+    {"reasoning_end_text", kStr, kRequest, false, 0, 0,
+     "\n\nConsidering the limited time by the user, I have to give the solution based on the thinking "
+     "directly now.\n",
+     "", "",
+     "What a thought is ended with when reasoning_budget is used up; the default is the one "
+     "of Qwen3's technical report."},
 };
 
 const OptionRow& row(std::string_view key) {

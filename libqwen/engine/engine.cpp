@@ -62,7 +62,8 @@ Engine::Engine(std::shared_ptr<const LoadedModel> loaded, const Options& options
   scheduler_ = std::make_unique<Scheduler>(
       model.cache_groups(), cache_blocks_,
       SchedulerLimits{.max_batch_tokens = options.i64_or_default("max_batch_tokens"),
-                      .max_running = options.i64_or_default("max_running")});
+                      .max_running = options.i64_or_default("max_running"),
+                      .prefix_cache = options.i64_or_default("prefix_cache") != 0});
   stats_.cache_blocks_total = scheduler_->blocks_total();
   thread_ = std::thread([this] { step_loop(); });
 }
@@ -139,7 +140,7 @@ void Engine::step_loop() {
     {
       std::unique_lock lock(mutex_);
       work_.wait(lock, [this] { return closing_ || !inbox_.empty() || !scheduler_->idle(); });
-      for (auto& request : inbox_) scheduler_->add(std::move(request));
+      for (const auto& request : inbox_) scheduler_->add(request);
       inbox_.clear();
       if (closing_) break;
     }
@@ -175,7 +176,10 @@ void Engine::step() {
       message = error.what();
     }
     log(LogLevel::error, "step failed: ", message);
-    for (const auto& request : step.requests) request->finish(FinishReason::error, status, message);
+    for (const auto& sequence : step.sequences) {
+      sequence->request().fail(status, message);
+      sequence->finish(FinishReason::error);
+    }
     scheduler_->commit(step);
   }
   publish();
@@ -184,38 +188,29 @@ void Engine::step() {
 void Engine::commit(const ScheduledStep& step, std::span<float> logits) {
   const auto vocab_size = static_cast<size_t>(loaded_->model->config().vocab_size);
   int64_t prompt_tokens = 0, generated_tokens = 0;
-  size_t logits_row = 0;
-  for (size_t i = 0; i < step.requests.size(); ++i) {
-    Request& request = *step.requests[i];
+  for (size_t i = 0; i < step.sequences.size(); ++i) {
+    Sequence& sequence = *step.sequences[i];
+    Request& request = sequence.request();
     const int64_t rows = step.batch.sequences[i].row_count;
     const auto prompt_size = static_cast<int64_t>(request.input().prompt.size());
-    prompt_tokens += std::clamp<int64_t>(prompt_size - request.computed, 0, rows);
-    request.computed += rows;
-    const bool complete = request.computed == static_cast<int64_t>(request.tokens.size());
+    prompt_tokens += std::clamp<int64_t>(prompt_size - sequence.computed, 0, rows);
+    sequence.computed += rows;
+    const bool complete = sequence.computed == sequence.size();
     if (request.input().tensors.any()) {
-      const WantedTensors& wanted = request.input().tensors;
-      const int64_t first = std::max(request.computed - rows, wanted.first_row);
-      if (wanted.logits && first < request.computed) {
-        const auto count = static_cast<size_t>(request.computed - first) * vocab_size;
-        // Placed by position: a request that was preempted computes its rows again.
-        request.logits.resize(static_cast<size_t>(prompt_size - wanted.first_row) * vocab_size);
-        std::copy_n(logits.begin() + static_cast<ptrdiff_t>(logits_row * vocab_size), count,
-                    request.logits.begin() +
-                        static_cast<ptrdiff_t>(static_cast<size_t>(first - wanted.first_row) * vocab_size));
-        logits_row += static_cast<size_t>(request.computed - first);
-      }
-      if (complete) request.finish(FinishReason::stop);
+      logits = logits.subspan(take_logits(sequence, rows, logits));
+      if (complete) sequence.finish(FinishReason::stop);
     } else if (complete) {
-      const auto row = logits.subspan(logits_row++ * vocab_size, vocab_size);
+      const auto row = logits.first(vocab_size);
+      logits = logits.subspan(vocab_size);
       if (request.cancel_wanted() || request.stop_wanted())
         continue;  // the next sweep ends it, without this token
       try {
-        const auto [token, logprob] =
-            sampler_.sample(row, request.input().params, request.input().prompt, request.generated(), 0);
-        request.append(token, logprob);
+        sequence.append(sampler_.sample(row, request.input().params, request.input().prompt,
+                                        sequence.generated(), sequence.choice(), sequence.forced_token()));
         ++generated_tokens;
       } catch (const Error& error) {
-        request.finish(FinishReason::error, error.status(), error.message());
+        request.fail(error.status(), error.message());
+        sequence.finish(FinishReason::error);
       }
     }
   }
@@ -226,6 +221,20 @@ void Engine::commit(const ScheduledStep& step, std::span<float> logits) {
   stats_.generated_tokens += generated_tokens;
 }
 
+// Keeps the wanted ones of the logits of the sequence's last `rows` rows. Returns how many numbers that were.
+size_t Engine::take_logits(const Sequence& sequence, int64_t rows, std::span<const float> logits) const {
+  Request& request = sequence.request();
+  const WantedTensors& wanted = request.input().tensors;
+  const int64_t first = std::max(sequence.computed - rows, wanted.first_row);
+  if (!wanted.logits || first >= sequence.computed) return 0;
+  const auto vocab_size = loaded_->model->config().vocab_size;
+  const int64_t count = (sequence.computed - first) * vocab_size;
+  // Placed by position: a sequence that was preempted computes its rows again.
+  request.logits.resize(static_cast<size_t>((sequence.size() - wanted.first_row) * vocab_size));
+  std::copy_n(logits.begin(), count, request.logits.begin() + (first - wanted.first_row) * vocab_size);
+  return static_cast<size_t>(count);
+}
+
 // In this order, so that a host that has seen a request end finds it gone from the stats.
 void Engine::publish() {
   {
@@ -233,9 +242,10 @@ void Engine::publish() {
     stats_.running = scheduler_->running();
     stats_.waiting = scheduler_->waiting();
     stats_.finished = scheduler_->finished();
+    stats_.cached_tokens = scheduler_->cached_tokens();
     stats_.cache_blocks_used = scheduler_->blocks_used();
   }
-  for (const auto& request : scheduler_->take_ended()) request->announce_end();
+  for (const auto& sequence : scheduler_->take_ended()) sequence->request().announce_end(*sequence);
 }
 
 }  // namespace qwen

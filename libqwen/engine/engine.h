@@ -19,7 +19,8 @@
 namespace qwen {
 
 struct EngineStats {
-  int64_t running = 0, waiting = 0, finished = 0, steps = 0, prompt_tokens = 0, generated_tokens = 0;
+  int64_t running = 0, waiting = 0, finished = 0, steps = 0, prompt_tokens = 0, generated_tokens = 0,
+          cached_tokens = 0;
   int64_t cache_blocks_total = 0, cache_blocks_used = 0, cache_bytes = 0;
 };
 
@@ -48,6 +49,7 @@ class Engine {
   void step_loop();
   void step();
   void commit(const ScheduledStep& step, std::span<float> logits);
+  size_t take_logits(const Sequence& sequence, int64_t rows, std::span<const float> logits) const;
   void publish();
 
   std::shared_ptr<const LoadedModel> loaded_;

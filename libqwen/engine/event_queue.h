@@ -11,13 +11,14 @@
 #include <vector>
 
 #include "base/error.h"
+#include "text/tool_calls.h"
 
 namespace qwen {
 
 class Request;
 
 // The numbers are those of QWEN_EVENT_…, QWEN_FINISH_… and QWEN_CHANNEL_… in qwen.h (asserted in api/).
-enum class EventType : int32_t { text = 1, finished = 2, done = 3 };
+enum class EventType : int32_t { text = 1, finished = 2, done = 3, tool_call = 4 };
 enum class FinishReason : int32_t { none = 0, stop = 1, length = 2, cancelled = 3, error = 4 };
 enum class Channel : int32_t { answer = 0, reasoning = 1 };
 
@@ -31,6 +32,9 @@ struct Event {
   std::string text = {};
   std::vector<int32_t> token_ids = {};
   std::vector<float> logprobs = {};
+  std::vector<int32_t> top_token_ids = {};  // [token_ids.size(), params.top_logprobs]
+  std::vector<float> top_logprobs = {};
+  std::optional<ToolCall> call = {};
   std::string message = {};
 };
 

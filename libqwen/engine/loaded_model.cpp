@@ -25,6 +25,17 @@ std::shared_ptr<const Model> load(const ModelConfig& config, const TensorSource&
   return load_model(config, tensors, *backend, progress_callback(options));
 }
 
+// path: a tokenizer.json or its folder; the chat template stands beside it.
+void read_tokenizer(const std::filesystem::path& path, LoadedModel& loaded) {
+  const auto folder = std::filesystem::is_directory(path) ? path : path.parent_path();
+  loaded.tokenizer = Tokenizer::open(path);
+  loaded.chat_template = load_chat_template(folder.empty() ? "." : folder);
+  const int64_t vocab_size = loaded.model->config().vocab_size;
+  if (loaded.tokenizer->size() > vocab_size)
+    fail(Status::invalid_file, (folder / "tokenizer.json").string(), ": holds token ids up to ",
+         loaded.tokenizer->size() - 1, ", but config.json says vocab_size ", vocab_size);
+}
+
 }  // namespace
 
 CpuOptions resolve_cpu_options(const Options& options) {
@@ -45,12 +56,10 @@ std::shared_ptr<const LoadedModel> open_model(const std::filesystem::path& folde
   loaded->precision = resolve_cpu_options(options).precision;
   loaded->tensors = std::move(checkpoint.tensors);
   loaded->model = load(checkpoint.config, *loaded->tensors, options);
-  if (std::filesystem::exists(folder / "tokenizer.json")) {
-    loaded->tokenizer = Tokenizer::open(folder);
-    loaded->chat_template = load_chat_template(folder);
-    if (loaded->tokenizer->size() > checkpoint.config.vocab_size)
-      fail(Status::invalid_file, (folder / "tokenizer.json").string(), ": holds token ids up to ",
-           loaded->tokenizer->size() - 1, ", but config.json says vocab_size ", checkpoint.config.vocab_size);
+  if (const auto other = options.str("tokenizer")) {
+    read_tokenizer(*other, *loaded);
+  } else if (std::filesystem::exists(folder / "tokenizer.json")) {
+    read_tokenizer(folder, *loaded);
   }
   log(LogLevel::info, "opened ", loaded->path, ": ", checkpoint.config.architecture, ", ",
       loaded->model->parameters(), " parameters, ", loaded->model->weight_bytes(), " bytes of weights");
@@ -65,7 +74,11 @@ std::shared_ptr<const LoadedModel> open_model(const ModelConfig& config,
   loaded->precision = resolve_cpu_options(options).precision;
   loaded->tensors = std::move(tensors);
   loaded->model = load(config, *loaded->tensors, options);
-  loaded->tokenizer = std::move(tokenizer);
+  if (tokenizer) {
+    loaded->tokenizer = std::move(tokenizer);
+  } else if (const auto path = options.str("tokenizer")) {
+    read_tokenizer(*path, *loaded);
+  }
   return loaded;
 }
 

@@ -26,7 +26,7 @@ struct LoadedModel {
   std::shared_ptr<const ChatTemplate> chat_template;  // null: the folder has none
 };
 
-// Opens a checkpoint folder. Engine options used: device, dtype, load, progress. Throws Error.
+// Opens a checkpoint folder. Engine options used: device, dtype, load, tokenizer, progress. Throws Error.
 std::shared_ptr<const LoadedModel> open_model(const std::filesystem::path& folder, const Options& options);
 // The same over tensors that are in memory already.
 std::shared_ptr<const LoadedModel> open_model(const ModelConfig& config,

@@ -9,11 +9,12 @@ double seconds(Clock::time_point from, Clock::time_point to) {
 
 }  // namespace
 
-Request::Request(RequestInput input, std::shared_ptr<const Tokenizer> tokenizer)
-    : tokens(input.prompt),
-      input_(std::move(input)),
-      text_(std::move(tokenizer), input_.split_reasoning, input_.prompt),
-      submitted_(Clock::now()) {
+Request::Request(RequestInput input, const std::shared_ptr<const Tokenizer>& tokenizer)
+    : input_(std::move(input)), submitted_(Clock::now()) {
+  const auto choices = static_cast<uint32_t>(input_.params.n);
+  for (uint32_t choice = 0; choice < choices; ++choice)
+    sequences.push_back(std::make_unique<Sequence>(*this, choice, tokenizer));
+  outcome_.choices.resize(choices);
   outcome_.stats.prompt_tokens = static_cast<int64_t>(input_.prompt.size());
   outcome_.stats.seed = input_.params.seed;
 }
@@ -23,54 +24,53 @@ RequestOutcome Request::outcome() const {
   return outcome_;
 }
 
-void Request::mark_started() {
-  if (started_) return;  // again after a preemption: the first time counts
+void Request::mark_started(int64_t cached_tokens) {
+  if (started_) return;  // a further choice, or again after a preemption: the first time counts
   started_ = true;
   first_step_ = Clock::now();
   const std::lock_guard lock(outcome_mutex_);
   outcome_.stats.queued_seconds = seconds(submitted_, first_step_);
+  outcome_.stats.cached_tokens = cached_tokens;
 }
 
-void Request::append(int32_t token, float logprob) {
+void Request::record_token(const Sequence& sequence, const SampledToken& token) {
   const auto now = Clock::now();
-  const bool first = generated().empty();
-  if (first) first_token_ = now;
-  tokens.push_back(token);
-  const auto count = static_cast<int64_t>(generated().size());
-  const bool ends = input_.params.ends(token);
-  const Channel channel_before = text_.channel();
-  std::string text = ends ? std::string() : text_.push(token);
-  const Channel channel = text.empty() ? channel_before : text_.channel();
-  {
-    const std::lock_guard lock(outcome_mutex_);
-    outcome_.token_ids.push_back(token);
-    if (input_.params.logprobs) outcome_.logprobs.push_back(logprob);
-    outcome_.stats.generated_tokens = count;
-    if (first) {
-      outcome_.stats.first_token_seconds = seconds(submitted_, now);
-      outcome_.stats.prompt_seconds = seconds(first_step_, now);
-    }
-    outcome_.stats.generate_seconds = seconds(first_token_, now);
+  const std::lock_guard lock(outcome_mutex_);
+  RequestStats& stats = outcome_.stats;
+  if (stats.generated_tokens++ == 0) {
+    first_token_ = now;
+    stats.first_token_seconds = seconds(submitted_, now);
+    stats.prompt_seconds = seconds(first_step_, now);
   }
-  emit_text(std::move(text), channel, {&token, 1},
-            {&logprob, input_.params.logprobs ? size_t{1} : size_t{0}});
-  if (ends) {
-    finish(FinishReason::stop);
-  } else if (count >= max_tokens) {
-    finish(FinishReason::length);
+  stats.generate_seconds = seconds(first_token_, now);
+  ChoiceOutcome& choice = outcome_.choices[sequence.choice()];
+  choice.token_ids.push_back(token.id);
+  if (input_.params.logprobs) choice.logprobs.push_back(token.logprob);
+  for (const TokenLogprob& top : token.top) {
+    choice.top_token_ids.push_back(top.id);
+    choice.top_logprobs.push_back(top.logprob);
   }
 }
 
-void Request::finish(FinishReason reason, Status status, std::string message) {
-  if (finished_) return;
-  finished_ = true;
-  if (std::string rest = text_.finish(); !rest.empty()) emit_text(std::move(rest), text_.channel(), {}, {});
-  {
-    const std::lock_guard lock(outcome_mutex_);
-    outcome_.finish_reason = reason;
-    outcome_.status = status;
-    outcome_.message = std::move(message);
-  }
+void Request::record_text(const Sequence& sequence, const TextPiece& piece) {
+  const std::lock_guard lock(outcome_mutex_);
+  ChoiceOutcome& choice = outcome_.choices[sequence.choice()];
+  (piece.channel == Channel::reasoning ? choice.reasoning : choice.text) += piece.text;
+  if (piece.call) choice.tool_calls.push_back(*piece.call);
+}
+
+void Request::record_end(const Sequence& sequence, FinishReason reason, std::optional<size_t> stop) {
+  const std::lock_guard lock(outcome_mutex_);
+  ChoiceOutcome& choice = outcome_.choices[sequence.choice()];
+  choice.finish_reason = reason;
+  if (stop) choice.stop_text = input_.params.stop[*stop];
+}
+
+void Request::fail(Status status, std::string message) {
+  if (failed()) return;
+  const std::lock_guard lock(outcome_mutex_);
+  outcome_.status = status;
+  outcome_.message = std::move(message);
 }
 
 void Request::push(Event event) const {
@@ -78,29 +78,18 @@ void Request::push(Event event) const {
     queue->push(std::move(event));  // gone: the host has let go of it
 }
 
-void Request::announce_end() {
+void Request::announce_end(const Sequence& sequence) {
   const auto self = shared_from_this();
-  const RequestOutcome& end = outcome_;  // only this thread writes it
-  push({.type = EventType::finished, .request = self, .finish_reason = end.finish_reason});
+  push({.type = EventType::finished,
+        .request = self,
+        .choice = static_cast<int32_t>(sequence.choice()),
+        .finish_reason = outcome_.choices[sequence.choice()].finish_reason});
+  if (++announced_ < sequences.size()) return;
   push({.type = EventType::done,
         .request = self,
-        .finish_reason = end.finish_reason,
-        .status = end.status,
-        .message = end.message});
-}
-
-void Request::emit_text(std::string text, Channel channel, std::span<const int32_t> ids,
-                        std::span<const float> logprobs) {
-  {
-    const std::lock_guard lock(outcome_mutex_);
-    (channel == Channel::reasoning ? outcome_.reasoning : outcome_.text) += text;
-  }
-  push({.type = EventType::text,
-        .request = shared_from_this(),
-        .channel = channel,
-        .text = std::move(text),
-        .token_ids = {ids.begin(), ids.end()},
-        .logprobs = {logprobs.begin(), logprobs.end()}});
+        .finish_reason = outcome_.choices[0].finish_reason,
+        .status = outcome_.status,
+        .message = outcome_.message});
 }
 
 }  // namespace qwen

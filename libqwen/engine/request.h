@@ -1,5 +1,5 @@
 // One generation, from submit to its last event. Three owners: the host's handle (cancels, reads the outcome), the step
-// thread (computes), the events (name it).
+// thread (computes its sequences, one per choice), the events (name it).
 #pragma once
 
 #include <atomic>
@@ -7,40 +7,23 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <span>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
 #include "engine/event_queue.h"
-#include "engine/sampling_params.h"
-#include "engine/text_stream.h"
+#include "engine/request_input.h"
+#include "engine/sequence.h"
 
 namespace qwen {
 
 using Clock = std::chrono::steady_clock;
 
-// What qwen_forward asks for besides tokens.
-struct WantedTensors {
-  bool logits = false;
-  bool hidden_states = false;
-  int64_t first_row = 0;  // of the prompt's tokens, the first one whose rows are wanted
-  bool any() const { return logits || hidden_states; }
-};
-
-struct RequestInput {
-  std::vector<int32_t> prompt;
-  SamplingParams params;
-  WantedTensors tensors;  // when any: one forward pass, nothing is generated
-  bool split_reasoning = false;
-  uint64_t tag = 0;
-  std::weak_ptr<EventQueue> queue;  // the host's: events hold the request, so the request must not hold it
-};
-
 struct RequestStats {
   int64_t prompt_tokens = 0;
   int64_t cached_tokens = 0;
-  int64_t generated_tokens = 0;
+  int64_t generated_tokens = 0;  // all choices
   double queued_seconds = 0;
   double prompt_seconds = 0;
   double generate_seconds = 0;
@@ -48,12 +31,20 @@ struct RequestStats {
   uint64_t seed = 0;
 };
 
-// What a request has produced. A copy of it is the host's result.
-struct RequestOutcome {
+struct ChoiceOutcome {
   std::string text, reasoning;
+  std::vector<ToolCall> tool_calls;
   std::vector<int32_t> token_ids;
   std::vector<float> logprobs;
+  std::vector<int32_t> top_token_ids;  // [token_ids.size(), params.top_logprobs]
+  std::vector<float> top_logprobs;
   FinishReason finish_reason = FinishReason::none;
+  std::optional<std::string> stop_text;
+};
+
+// What a request has produced. A copy of it is the host's result.
+struct RequestOutcome {
+  std::vector<ChoiceOutcome> choices;
   Status status = Status::ok;
   std::string message;
   RequestStats stats;
@@ -61,7 +52,7 @@ struct RequestOutcome {
 
 class Request : public std::enable_shared_from_this<Request> {
  public:
-  Request(RequestInput input, std::shared_ptr<const Tokenizer> tokenizer);
+  Request(RequestInput input, const std::shared_ptr<const Tokenizer>& tokenizer);
 
   // Any thread. cancel: nothing more is computed, the outcome is QWEN_ERR_CANCELLED. stop: ends well with what there is.
   // Both are sticky and take effect within one step.
@@ -82,19 +73,21 @@ class Request : public std::enable_shared_from_this<Request> {
   void* host_handle = nullptr;  // the qwen_request that events name; set before the request is submitted
 
   // --- the step thread only, from here on ---
-  std::vector<int32_t> tokens;                     // prompt, then what was generated
-  int64_t computed = 0;                            // of `tokens`, how many are in the cache
-  std::vector<std::vector<int32_t>> block_tables;  // [cache group]
-  int64_t max_tokens = 0;                          // resolved against the context
+  int64_t max_tokens = 0;                            // per choice, resolved against the context
+  std::vector<std::unique_ptr<Sequence>> sequences;  // [choice]
 
-  std::span<const int32_t> generated() const { return std::span(tokens).subspan(input_.prompt.size()); }
-  bool is_finished() const { return finished_; }
-  void mark_started();
-  // Takes one generated token: stores it, emits its text, and ends the request when the token or max_tokens says so.
-  void append(int32_t token, float logprob);
-  void finish(FinishReason reason, Status status = Status::ok, std::string message = {});
-  // Sends the last events. The engine calls it when the finished request's blocks are back and the stats tell so.
-  void announce_end();
+  // What the sequences report.
+  void mark_started(int64_t cached_tokens);
+  void record_token(const Sequence& sequence, const SampledToken& token);
+  void record_text(const Sequence& sequence, const TextPiece& piece);
+  void record_end(const Sequence& sequence, FinishReason reason, std::optional<size_t> stop);
+  void push(Event event) const;
+  // The whole request has failed: the first reason stays. Its sequences end with the next sweep at the latest.
+  void fail(Status status, std::string message);
+  bool failed() const { return outcome_.status != Status::ok; }
+  // Sends the last event of one choice, and after the last choice the request's own. The engine calls it when the
+  // sequence's blocks are back and the stats tell so.
+  void announce_end(const Sequence& sequence);
 
   // qwen_forward's tensors, written by the step thread, read by the host after DONE.
   std::vector<float> logits;                      // [wanted rows, vocab_size]
@@ -102,20 +95,16 @@ class Request : public std::enable_shared_from_this<Request> {
 
  private:
   enum class Wish : uint8_t { go_on, stop, cancel };
-  void push(Event event) const;
-  void emit_text(std::string text, Channel channel, std::span<const int32_t> ids,
-                 std::span<const float> logprobs);
 
   const RequestInput input_;
-  TextStream text_;
   std::atomic<Wish> wish_{Wish::go_on};
   std::atomic<bool> detached_{false};
-  bool finished_ = false;
   bool started_ = false;
+  size_t announced_ = 0;  // choices
   Clock::time_point submitted_, first_step_, first_token_;
 
   mutable std::mutex outcome_mutex_;
-  RequestOutcome outcome_;
+  RequestOutcome outcome_;  // only the step thread writes it
 };
 
 }  // namespace qwen

@@ -17,16 +17,16 @@ std::span<float> Runner::forward(const ScheduledStep& step) {
             .batch = step.batch,
             .caches = caches_,
             .capture_hidden = {}};
-  const auto wants_hidden = [](const std::shared_ptr<Request>& r) {
-    return r->input().tensors.hidden_states;
+  const auto wants_hidden = [](const SequencePtr& sequence) {
+    return sequence->request().input().tensors.hidden_states;
   };
-  if (std::any_of(step.requests.begin(), step.requests.end(), wants_hidden)) {
+  if (std::any_of(step.sequences.begin(), step.sequences.end(), wants_hidden)) {
     pass.capture_hidden = [&](int64_t index, Rows rows) {
       hidden_.resize(static_cast<size_t>(rows.rows * rows.width));
       backend_->read(rows, hidden_.data());
-      for (size_t i = 0; i < step.requests.size(); ++i) {
-        if (!wants_hidden(step.requests[i])) continue;
-        Request& request = *step.requests[i];
+      for (size_t i = 0; i < step.sequences.size(); ++i) {
+        if (!wants_hidden(step.sequences[i])) continue;
+        Request& request = step.sequences[i]->request();
         const SequenceRows& sequence = step.batch.sequences[i];
         const int64_t first_wanted = request.input().tensors.first_row;
         const int64_t skipped = std::max<int64_t>(0, first_wanted - sequence.context_length);
@@ -34,8 +34,8 @@ std::span<float> Runner::forward(const ScheduledStep& step) {
         if (static_cast<int64_t>(request.hidden_states.size()) <= index)
           request.hidden_states.resize(static_cast<size_t>(index) + 1);
         std::vector<float>& state = request.hidden_states[static_cast<size_t>(index)];
-        state.resize(
-            static_cast<size_t>((static_cast<int64_t>(request.tokens.size()) - first_wanted) * rows.width));
+        state.resize(static_cast<size_t>(
+            (static_cast<int64_t>(step.sequences[i]->tokens.size()) - first_wanted) * rows.width));
         // Placed by position: a request that was preempted computes its rows again.
         std::copy_n(hidden_.data() + (sequence.first_row + skipped) * rows.width,
                     (sequence.row_count - skipped) * rows.width,

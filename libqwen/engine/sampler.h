@@ -3,38 +3,69 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "engine/logits.h"
 #include "engine/sampling_params.h"
 
 namespace qwen {
 
+// A log-probability is the log softmax of the model's own logits, before biases, penalties and temperature.
+struct TokenLogprob {
+  int32_t id;
+  float logprob;
+};
+
 struct SampledToken {
   int32_t id;
-  float logprob;  // log softmax of the model's own logits at id; 0 unless asked for
+  float logprob;  // 0 unless asked for
+  std::span<const TokenLogprob>
+      top;  // top_logprobs of them, the likeliest first, the lower id of equals first;
+            // valid until the sampler's next call
 };
+
+// A token that may be drawn. weight / Distribution::total is its probability.
+struct Candidate {
+  double weight;
+  float logit;  // after biases and penalties
+  int32_t id;
+};
+
+struct Distribution {
+  std::span<const Candidate> kept;  // one at least
+  double total;                     // of the weights, summed in their order
+};
+
+// The token at u in [0, 1).
+int32_t draw(const Distribution& distribution, double u);
 
 class Sampler {
  public:
-  // logits [vocab_size], overwritten. prompt and generated: the request's tokens so far. choice: 0 … n-1.
+  // logits [vocab_size], overwritten. forced: the token that must come, whatever the logits say. prompt and generated: the request's tokens so far. choice: 0 … n-1.
   // A pure function of its arguments; the members are scratch memory.
   SampledToken sample(std::span<float> logits, const SamplingParams& params, std::span<const int32_t> prompt,
-                      std::span<const int32_t> generated, uint32_t choice);
+                      std::span<const int32_t> generated, uint32_t choice,
+                      std::optional<int32_t> forced = std::nullopt);
+
+  // What sample() draws from: everything but the draw, on finite logits. temperature 0: the likeliest token alone.
+  // Valid until the sampler's next call.
+  Distribution distribution(std::span<float> logits, const SamplingParams& params,
+                            std::span<const int32_t> prompt, std::span<const int32_t> generated);
 
  private:
-  struct Candidate {
-    float logit;
-    int32_t id;
-  };
   void apply_penalties(std::span<float> logits, const SamplingParams& params, std::span<const int32_t> prompt,
                        std::span<const int32_t> generated);
-  int32_t draw(std::span<const float> logits, const SamplingParams& params, uint64_t index, uint32_t choice);
+  void keep_top_p(double top_p);
+  void find_top_logprobs(std::span<const float> logits, double normaliser, size_t count);
 
   std::vector<Candidate> candidates_;
-  std::vector<double> weights_;
-  std::vector<int32_t> sorted_;
+  std::vector<int32_t> counts_;  // [vocab_size], how often a token occurred; all 0 between uses
   std::vector<float> own_logits_;
+  TopIds top_ids_;
+  std::vector<int32_t> likeliest_;
+  std::vector<TokenLogprob> top_logprobs_;
 };
 
 }  // namespace qwen

@@ -4,10 +4,12 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "base/options.h"
 #include "checkpoint/model_config.h"
+#include "text/tokenizer.h"
 
 namespace qwen {
 
@@ -25,15 +27,21 @@ struct SamplingParams {
   TokenBias logit_bias;
   std::vector<int32_t> eos_token_ids;   // the model's own; not in effect with ignore_eos
   std::vector<int32_t> stop_token_ids;  // the host's
+  std::vector<std::string> stop;        // texts that end the answer
   bool ignore_eos = false;
   bool logprobs = false;
+  int64_t top_logprobs = 0;  // of so many likeliest tokens too; more than 0 only with logprobs
   uint64_t seed = 0;
+  int64_t n = 1;                            // choices
+  std::optional<int64_t> reasoning_budget;  // tokens of thought, then reasoning_end_ids are forced
+  std::vector<int32_t> reasoning_end_ids;   // </think> among them
 
   bool ends(int32_t token) const;
 };
 
-// Draws a seed when none is given. Throws Error(invalid_argument) for a token id that is outside the vocabulary.
+// Draws a seed when none is given. tokenizer: nullptr for none. Throws Error: invalid_argument (a token id that is outside
+// the vocabulary, an empty stop text, a budget for a model that does not think), unsupported (stop texts without a tokenizer).
 SamplingParams resolve_sampling(const Options& options, const GenerationConfig& generation,
-                                int64_t vocab_size);
+                                int64_t vocab_size, const Tokenizer* tokenizer = nullptr);
 
 }  // namespace qwen

@@ -3,6 +3,14 @@
 #include <algorithm>
 
 namespace qwen {
+namespace {
+
+// Of the blocks before position `next`, the first one that a row at `next` sees: itself and window - 1 positions before it.
+int64_t first_block_seen(const CacheGroupSpec& group, int64_t next) {
+  return group.window == 0 ? 0 : std::max<int64_t>(0, next - group.window + 1) / kCacheBlock;
+}
+
+}  // namespace
 
 Scheduler::Scheduler(std::span<const CacheGroupSpec> groups, int64_t blocks, SchedulerLimits limits)
     : groups_(groups.begin(), groups.end()), limits_(limits) {
@@ -21,22 +29,32 @@ int64_t Scheduler::blocks_used() const {
   return used;
 }
 
+void Scheduler::add(const std::shared_ptr<Request>& request) {
+  for (const auto& sequence : request->sequences) waiting_.emplace_back(request, sequence.get());
+}
+
 void Scheduler::sweep() {
-  const auto end_if_wanted = [](Request& request) {
-    if (request.cancel_wanted())
-      request.finish(FinishReason::cancelled, Status::cancelled, "the request was cancelled");
-    if (request.stop_wanted()) request.finish(FinishReason::stop);
+  const auto end_if_wanted = [](Sequence& sequence) {
+    Request& request = sequence.request();
+    if (request.failed()) {
+      sequence.finish(FinishReason::error);
+    } else if (request.cancel_wanted()) {
+      for (const auto& choice : request.sequences) choice->finish(FinishReason::cancelled);
+      request.fail(Status::cancelled, "the request was cancelled");
+    } else if (request.stop_wanted()) {
+      sequence.finish(FinishReason::stop);
+    }
   };
-  for (const auto& request : waiting_) end_if_wanted(*request);
-  for (const auto& request : running_) end_if_wanted(*request);
+  for (const auto& sequence : waiting_) end_if_wanted(*sequence);
+  for (const auto& sequence : running_) end_if_wanted(*sequence);
   drop_finished();
 }
 
 void Scheduler::drop_finished() {
-  const auto finished = [this](const std::shared_ptr<Request>& request) {
-    if (!request->is_finished()) return false;
-    release(*request);
-    ended_.push_back(request);
+  const auto finished = [this](const SequencePtr& sequence) {
+    if (!sequence->is_finished()) return false;
+    release(*sequence);
+    ended_.push_back(sequence);
     ++finished_;
     return true;
   };
@@ -47,112 +65,204 @@ void Scheduler::drop_finished() {
 ScheduledStep Scheduler::schedule() {
   ScheduledStep step;
   int64_t budget = limits_.max_batch_tokens;
-  // Requests that generate come first: one row each, so that a long prompt never holds up a running answer.
-  std::vector<std::shared_ptr<Request>> order(running_);
-  std::stable_partition(order.begin(), order.end(), [](const std::shared_ptr<Request>& request) {
-    return static_cast<int64_t>(request->tokens.size()) - request->computed == 1;
+  // Those that generate come first: one row each, so that a long prompt never holds up a running answer.
+  std::vector<SequencePtr> order(running_);
+  std::stable_partition(order.begin(), order.end(), [](const SequencePtr& sequence) {
+    return sequence->size() - sequence->computed == 1;
   });
-  for (const auto& request : order) {
-    const auto left = static_cast<int64_t>(request->tokens.size()) - request->computed;
-    const int64_t rows = std::min(left, budget);
+  for (const auto& sequence : order) {
+    const int64_t rows = std::min(sequence->size() - sequence->computed, budget);
     if (rows == 0) break;
-    if (std::find(running_.begin(), running_.end(), request) == running_.end())
+    if (std::find(running_.begin(), running_.end(), sequence) == running_.end())
       continue;  // preempted just now
     // When the cache is full the latest arrival gives its blocks back and is computed again later, to the same bits.
-    bool room = reserve(*request, request->computed + rows);
-    while (!room && running_.back() != request) {
-      const std::shared_ptr<Request> victim = running_.back();
+    bool room = reserve(*sequence, sequence->computed + rows);
+    while (!room && running_.back() != sequence) {
+      const SequencePtr victim = running_.back();
       const bool scheduled =
-          std::find(step.requests.begin(), step.requests.end(), victim) != step.requests.end();
+          std::find(step.sequences.begin(), step.sequences.end(), victim) != step.sequences.end();
       if (scheduled) break;  // its blocks are in this step already: wait for the next one
       release(*victim);
       running_.pop_back();
       waiting_.push_front(victim);
-      room = reserve(*request, request->computed + rows);
+      room = reserve(*sequence, sequence->computed + rows);
     }
     if (!room) continue;
-    add_rows(step, request, rows);
+    add_rows(step, sequence, rows);
     budget -= rows;
   }
-  while (budget > 0 && !waiting_.empty() && running() < limits_.max_running) {
-    const std::shared_ptr<Request> request = waiting_.front();
-    const int64_t rows = std::min(static_cast<int64_t>(request->tokens.size()), budget);
-    if (!reserve(*request, rows)) break;
-    waiting_.pop_front();
-    running_.push_back(request);
-    request->mark_started();
-    add_rows(step, request, rows);
+  for (size_t i = 0; i < waiting_.size() && budget > 0 && running() < limits_.max_running;) {
+    const SequencePtr sequence = waiting_[i];
+    // Further choices wait until the first one has computed the prompt: then it comes from the cache.
+    const Sequence& first = *sequence->request().sequences[0];
+    if (sequence->choice() > 0 && first.generated().empty() && !first.is_finished()) {
+      ++i;
+      continue;
+    }
+    const int64_t rows = admit(*sequence, budget);
+    if (rows == 0) break;
+    waiting_.erase(waiting_.begin() + static_cast<ptrdiff_t>(i));
+    running_.push_back(sequence);
+    add_rows(step, sequence, rows);
     budget -= rows;
   }
   return step;
 }
 
-void Scheduler::add_rows(ScheduledStep& step, const std::shared_ptr<Request>& request, int64_t rows) const {
+// Cache blocks for as many rows of a waiting sequence as the budget allows; 0: there is no room yet.
+int64_t Scheduler::admit(Sequence& sequence, int64_t budget) {
+  adopt_prefix(sequence);
+  const int64_t cached = sequence.computed;
+  const int64_t rows = std::min(sequence.size() - cached, budget);
+  if (!reserve(sequence, cached + rows)) {
+    release(sequence);
+    return 0;
+  }
+  cached_tokens_ += cached;
+  sequence.request().mark_started(cached);
+  return rows;
+}
+
+// Shares the blocks of the longest head that the cache still holds and that leaves a row to compute, and goes on in the
+// block that an ended sequence left unfinished behind it.
+void Scheduler::adopt_prefix(Sequence& sequence) {
+  if (!limits_.prefix_cache) return;
+  const WantedTensors& wanted = sequence.request().input().tensors;
+  const int64_t most = wanted.any() ? wanted.first_row : sequence.size() - 1;
+  int64_t blocks = most / kCacheBlock;
+  std::vector<std::vector<int32_t>> found(groups_.size());  // [group][block]
+  std::vector<std::vector<int64_t>> run(groups_.size());    // how many in a row have been found up to here
+  for (size_t group = 0; group < groups_.size(); ++group) {
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int32_t id = pools_[group].find(sequence.key(block));
+      if (id < 0 && groups_[group].window == 0) blocks = block;
+      found[group].push_back(id);
+      run[group].push_back(id < 0 ? 0 : (block > 0 ? run[group].back() : 0) + 1);
+    }
+  }
+  const auto complete = [&](int64_t count) {
+    for (size_t group = 0; group < groups_.size(); ++group) {
+      const int64_t needed = count - first_block_seen(groups_[group], count * kCacheBlock);
+      if (run[group][static_cast<size_t>(count - 1)] < needed) return false;
+    }
+    return true;
+  };
+  while (blocks > 0 && !complete(blocks)) --blocks;
+  sequence.block_tables.resize(groups_.size());
+  for (size_t group = 0; group < groups_.size(); ++group) {
+    auto& table = sequence.block_tables[group];
+    table.assign(static_cast<size_t>(blocks), -1);
+    for (int64_t block = first_block_seen(groups_[group], blocks * kCacheBlock); block < blocks; ++block) {
+      const int32_t id = found[group][static_cast<size_t>(block)];
+      pools_[group].share(id);
+      table[static_cast<size_t>(block)] = id;
+    }
+  }
+  sequence.computed = blocks * kCacheBlock;
+  sequence.named_blocks = blocks;
+  for (int64_t rows = std::min(most - sequence.computed, kCacheBlock - 1); rows > 0; --rows) {
+    const BlockKey key = sequence.key_of_part(rows);
+    if (!std::all_of(pools_.begin(), pools_.end(),
+                     [&](const BlockPool& pool) { return pool.find(key) >= 0; }))
+      continue;
+    for (size_t group = 0; group < groups_.size(); ++group) {
+      const int32_t id = pools_[group].find(key);
+      pools_[group].take_over(id);
+      sequence.block_tables[group].push_back(id);
+    }
+    sequence.computed += rows;
+    return;
+  }
+}
+
+void Scheduler::add_rows(ScheduledStep& step, const SequencePtr& sequence, int64_t rows) const {
   Batch& batch = step.batch;
-  SequenceRows sequence{.first_row = static_cast<int32_t>(batch.rows()),
-                        .row_count = static_cast<int32_t>(rows),
-                        .context_length = static_cast<int32_t>(request->computed),
-                        .block_tables = {request->block_tables.begin(), request->block_tables.end()}};
+  SequenceRows layout{.first_row = static_cast<int32_t>(batch.rows()),
+                      .row_count = static_cast<int32_t>(rows),
+                      .context_length = static_cast<int32_t>(sequence->computed),
+                      .block_tables = {sequence->block_tables.begin(), sequence->block_tables.end()}};
+  const WantedTensors& wanted = sequence->request().input().tensors;
   for (int64_t i = 0; i < rows; ++i) {
-    const int64_t index = request->computed + i;
+    const int64_t index = sequence->computed + i;
     const auto position = static_cast<int32_t>(index);
-    const bool last = index + 1 == static_cast<int64_t>(request->tokens.size());
-    const WantedTensors& wanted = request->input().tensors;
+    const bool last = index + 1 == sequence->size();
     if (wanted.any() ? wanted.logits && index >= wanted.first_row : last)
       batch.logit_rows.push_back(static_cast<int32_t>(batch.rows()));
-    batch.token_ids.push_back(request->tokens[static_cast<size_t>(index)]);
+    batch.token_ids.push_back(sequence->tokens[static_cast<size_t>(index)]);
     batch.positions.push_back({position, position, position});
     batch.adapter_ids.push_back(0);
   }
-  batch.sequences.push_back(std::move(sequence));
-  step.requests.push_back(request);
+  batch.sequences.push_back(std::move(layout));
+  step.sequences.push_back(sequence);
 }
 
 void Scheduler::commit(const ScheduledStep& step) {
+  if (limits_.prefix_cache)
+    for (const auto& sequence : step.sequences) name_full_blocks(*sequence);
   drop_finished();
-  for (const auto& request : step.requests)
-    if (!request->is_finished()) free_behind_window(*request);
+  for (const auto& sequence : step.sequences)
+    if (!sequence->is_finished()) free_behind_window(*sequence);
 }
 
 void Scheduler::finish_all(Status status, const std::string& message) {
-  for (const auto& request : running_) request->finish(FinishReason::error, status, message);
-  for (const auto& request : waiting_) request->finish(FinishReason::error, status, message);
+  const auto finish = [&](const SequencePtr& sequence) {
+    sequence->request().fail(status, message);
+    sequence->finish(FinishReason::error);
+  };
+  std::for_each(running_.begin(), running_.end(), finish);
+  std::for_each(waiting_.begin(), waiting_.end(), finish);
   drop_finished();
 }
 
 // Blocks for the first `positions` positions in every group, or none at all.
-bool Scheduler::reserve(Request& request, int64_t positions) {
+bool Scheduler::reserve(Sequence& sequence, int64_t positions) {
   const int64_t wanted = (positions + kCacheBlock - 1) / kCacheBlock;
-  request.block_tables.resize(groups_.size());
+  sequence.block_tables.resize(groups_.size());
   for (size_t group = 0; group < groups_.size(); ++group) {
-    const auto have = static_cast<int64_t>(request.block_tables[group].size());
+    const auto have = static_cast<int64_t>(sequence.block_tables[group].size());
     if (wanted - have > pools_[group].available()) return false;
   }
   for (size_t group = 0; group < groups_.size(); ++group) {
-    auto& table = request.block_tables[group];
+    auto& table = sequence.block_tables[group];
     while (static_cast<int64_t>(table.size()) < wanted) table.push_back(pools_[group].take());
   }
   return true;
 }
 
-void Scheduler::release(Request& request) {
-  for (size_t group = 0; group < request.block_tables.size(); ++group) {
-    for (const int32_t block : request.block_tables[group])
-      if (block >= 0) pools_[group].give_back(block);
+// The last blocks first: what is given back first is forgotten first, and a head is worth more than its tail.
+void Scheduler::release(Sequence& sequence) {
+  const int64_t part = sequence.computed - sequence.named_blocks * kCacheBlock;
+  if (limits_.prefix_cache && part > 0 && part < kCacheBlock) {
+    const BlockKey key = sequence.key_of_part(part);
+    for (size_t group = 0; group < groups_.size(); ++group)
+      pools_[group].name(sequence.block_tables[group][static_cast<size_t>(sequence.named_blocks)], key);
   }
-  request.block_tables.clear();
-  request.computed = 0;
+  for (size_t group = 0; group < sequence.block_tables.size(); ++group) {
+    const auto& table = sequence.block_tables[group];
+    for (auto block = table.rbegin(); block != table.rend(); ++block)
+      if (*block >= 0) pools_[group].give_back(*block);
+  }
+  sequence.block_tables.clear();
+  sequence.computed = 0;
+  sequence.named_blocks = 0;
 }
 
-// The next row is position `computed` and sees the last `window` positions, itself included.
-void Scheduler::free_behind_window(Request& request) {
+void Scheduler::name_full_blocks(Sequence& sequence) {
+  for (; (sequence.named_blocks + 1) * kCacheBlock <= sequence.computed; ++sequence.named_blocks) {
+    const BlockKey& key = sequence.key(sequence.named_blocks);
+    for (size_t group = 0; group < groups_.size(); ++group) {
+      const int32_t id = sequence.block_tables[group][static_cast<size_t>(sequence.named_blocks)];
+      if (id >= 0) pools_[group].name(id, key);
+    }
+  }
+}
+
+void Scheduler::free_behind_window(Sequence& sequence) {
   for (size_t group = 0; group < groups_.size(); ++group) {
-    if (groups_[group].window == 0) continue;
-    const int64_t first_seen = request.computed - groups_[group].window + 1;
-    auto& table = request.block_tables[group];
-    for (int64_t block = 0; (block + 1) * kCacheBlock <= first_seen; ++block) {
+    auto& table = sequence.block_tables[group];
+    for (int64_t block = first_block_seen(groups_[group], sequence.computed); block-- > 0;) {
       int32_t& id = table[static_cast<size_t>(block)];
-      if (id < 0) continue;
+      if (id < 0) break;  // so are all before it
       pools_[group].give_back(id);
       id = -1;
     }

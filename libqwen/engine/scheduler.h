@@ -1,5 +1,6 @@
-// Decides which requests compute how many of their tokens in a step, and gives them cache blocks. First come, first
-// served; running requests generate one token per step, what is left of the token budget computes prompts in chunks.
+// Decides which sequences (a request has one per choice) compute how many of their tokens in a step, and gives them cache
+// blocks, those of a prefix that was computed before among them. First come, first served; running sequences generate one
+// token per step, what is left of the token budget computes prompts in chunks.
 // Used by the step thread only.
 #pragma once
 
@@ -19,13 +20,17 @@ namespace qwen {
 struct SchedulerLimits {
   int64_t max_batch_tokens = 512;
   int64_t max_running = 64;
+  bool prefix_cache = true;
 };
+
+// Keeps its request alive.
+using SequencePtr = std::shared_ptr<Sequence>;
 
 // A step's batch and, parallel to batch.sequences, whose rows they are.
 struct ScheduledStep {
   Batch batch;
-  std::vector<std::shared_ptr<Request>> requests;
-  bool empty() const { return requests.empty(); }
+  std::vector<SequencePtr> sequences;
+  bool empty() const { return sequences.empty(); }
 };
 
 class Scheduler {
@@ -33,39 +38,45 @@ class Scheduler {
   // blocks: per cache group.
   Scheduler(std::span<const CacheGroupSpec> groups, int64_t blocks, SchedulerLimits limits);
 
-  void add(std::shared_ptr<Request> request) { waiting_.push_back(std::move(request)); }
+  void add(const std::shared_ptr<Request>& request);
   bool idle() const { return waiting_.empty() && running_.empty(); }
   int64_t running() const { return static_cast<int64_t>(running_.size()); }
   int64_t waiting() const { return static_cast<int64_t>(waiting_.size()); }
   int64_t finished() const { return finished_; }
+  int64_t cached_tokens() const { return cached_tokens_; }  // prompt tokens that need not be computed, so far
   int64_t blocks_total() const;
   int64_t blocks_used() const;
 
-  // Ends requests that were cancelled or stopped.
+  // Ends the sequences of requests that were cancelled, stopped or have failed.
   void sweep();
   // The next step: rows, positions, block tables, which rows want logits.
   ScheduledStep schedule();
-  // After the step: the scheduled rows are in the cache; finished requests leave, blocks behind a window are freed.
+  // After the step: the scheduled rows are in the cache; full blocks get their names, finished sequences leave, blocks
+  // behind a window are given back.
   void commit(const ScheduledStep& step);
   // Ends every request with this status.
   void finish_all(Status status, const std::string& message);
-  // Requests that have ended and given their blocks back since the last call.
-  std::vector<std::shared_ptr<Request>> take_ended() { return std::exchange(ended_, {}); }
+  // Sequences that have ended and given their blocks back since the last call.
+  std::vector<SequencePtr> take_ended() { return std::exchange(ended_, {}); }
 
  private:
   void drop_finished();
-  bool reserve(Request& request, int64_t positions);
-  void release(Request& request);
-  void free_behind_window(Request& request);
-  void add_rows(ScheduledStep& step, const std::shared_ptr<Request>& request, int64_t rows) const;
+  int64_t admit(Sequence& sequence, int64_t budget);
+  void adopt_prefix(Sequence& sequence);
+  bool reserve(Sequence& sequence, int64_t positions);
+  void release(Sequence& sequence);
+  void name_full_blocks(Sequence& sequence);
+  void free_behind_window(Sequence& sequence);
+  void add_rows(ScheduledStep& step, const SequencePtr& sequence, int64_t rows) const;
 
   std::vector<CacheGroupSpec> groups_;
   std::vector<BlockPool> pools_;  // [cache group]
   SchedulerLimits limits_;
-  int64_t finished_ = 0;  // requests that have ended here
-  std::vector<std::shared_ptr<Request>> ended_;
-  std::deque<std::shared_ptr<Request>> waiting_;
-  std::vector<std::shared_ptr<Request>> running_;  // in order of arrival
+  int64_t finished_ = 0;  // sequences that have ended here
+  int64_t cached_tokens_ = 0;
+  std::vector<SequencePtr> ended_;
+  std::deque<SequencePtr> waiting_;
+  std::vector<SequencePtr> running_;  // in order of arrival
 };
 
 }  // namespace qwen

@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # an answer that this terminal cannot show is no reason to stop
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its warnings are no news for people, its errors become ours
     parser = argparse.ArgumentParser(prog="qwen-ffi", description="Run Qwen models on this machine.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     try:

@@ -62,10 +62,10 @@ TEST_CASE("a queue that is let go takes its events along, and its requests do no
   auto queue = std::make_shared<EventQueue>();
   auto r = request(queue);
   const std::weak_ptr<Request> watched = r;
-  r->append(1, 0);  // an event that nobody takes
+  r->sequences[0]->append({.id = 1, .logprob = 0, .top = {}});  // an event that nobody takes
   queue.reset();
-  r->finish(FinishReason::stop);
-  r->announce_end();
+  r->sequences[0]->finish(FinishReason::stop);
+  r->announce_end(*r->sequences[0]);
   r.reset();
   CHECK(watched.expired());
 }

@@ -1,6 +1,7 @@
 #include <doctest/doctest.h>
 
-#include <set>
+#include <map>
+#include <random>
 
 #include "engine/scheduler.h"
 
@@ -8,10 +9,14 @@ using namespace qwen;
 
 namespace {
 
-std::shared_ptr<Request> request(int64_t prompt, int64_t max_tokens,
-                                 const std::shared_ptr<EventQueue>& queue) {
+// A prompt of its own: `first`, first + 1, …; equal ones share blocks.
+std::shared_ptr<Request> request(int64_t prompt, int64_t max_tokens, const std::shared_ptr<EventQueue>& queue,
+                                 int32_t first = -1, int64_t n = 1) {
+  static int32_t fresh = 0;
+  if (first < 0) first = fresh += 100000;
   RequestInput input;
-  input.prompt.assign(static_cast<size_t>(prompt), 7);
+  for (int64_t i = 0; i < prompt; ++i) input.prompt.push_back(first + static_cast<int32_t>(i));
+  input.params.n = n;
   input.queue = queue;
   auto made = std::make_shared<Request>(std::move(input), nullptr);
   made->max_tokens = max_tokens;
@@ -20,17 +25,34 @@ std::shared_ptr<Request> request(int64_t prompt, int64_t max_tokens,
 
 // What the engine does after a step, without a model: every complete sequence generates token 1.
 void run(Scheduler& scheduler, const ScheduledStep& step) {
-  std::set<int32_t> blocks;  // no block belongs to two sequences of one group
-  for (size_t i = 0; i < step.requests.size(); ++i) {
-    Request& r = *step.requests[i];
+  std::map<int32_t, const Sequence*> writers;  // no block is written by two sequences of one group
+  for (size_t i = 0; i < step.sequences.size(); ++i) {
+    Sequence& s = *step.sequences[i];
     const SequenceRows& rows = step.batch.sequences[i];
-    REQUIRE(rows.context_length == r.computed);
-    for (const int32_t block : rows.block_tables[0]) CHECK((block < 0 || blocks.insert(block).second));
-    REQUIRE(static_cast<int64_t>(rows.block_tables[0].size()) * kCacheBlock >= r.computed + rows.row_count);
-    r.computed += rows.row_count;
-    if (r.computed == static_cast<int64_t>(r.tokens.size())) r.append(1, 0);
+    REQUIRE(rows.context_length == s.computed);
+    for (size_t block = 0; block < rows.block_tables[0].size(); ++block) {
+      const int32_t id = rows.block_tables[0][block];
+      const bool written = (static_cast<int64_t>(block) + 1) * kCacheBlock > s.computed;
+      if (id >= 0 && written) CHECK(writers.emplace(id, &s).second);
+    }
+    REQUIRE(static_cast<int64_t>(rows.block_tables[0].size()) * kCacheBlock >= s.computed + rows.row_count);
+    s.computed += rows.row_count;
+    if (s.computed == s.size()) s.append({.id = 1, .logprob = 0, .top = {}});
   }
   scheduler.commit(step);
+}
+
+// Until nothing is left to do. Returns how many rows were computed.
+int64_t run_all(Scheduler& scheduler) {
+  int64_t rows = 0;
+  for (int steps = 0; steps < 20000 && !scheduler.idle(); ++steps) {
+    const auto step = scheduler.schedule();
+    REQUIRE(!step.empty());
+    rows += step.batch.rows();
+    run(scheduler, step);
+  }
+  REQUIRE(scheduler.idle());
+  return rows;
 }
 
 const std::vector<CacheGroupSpec> kOneGroup = {{.layers = 1, .kv_heads = 1, .head_dim = 16, .window = 0}};
@@ -44,7 +66,7 @@ TEST_CASE("several requests run in one step, prompts in chunks of what the budge
   scheduler.add(a);
   scheduler.add(b);
   auto step = scheduler.schedule();
-  REQUIRE(step.requests.size() == 2);
+  REQUIRE(step.sequences.size() == 2);
   CHECK(step.batch.sequences[0].row_count == 10);
   CHECK(step.batch.sequences[1].row_count == 6);
   CHECK(step.batch.logit_rows == std::vector<int32_t>{9});  // a's prompt is complete, b's is not
@@ -56,8 +78,8 @@ TEST_CASE("several requests run in one step, prompts in chunks of what the budge
   run(scheduler, step);
   for (int i = 0; i < 5 && !scheduler.idle(); ++i) run(scheduler, scheduler.schedule());
   CHECK(scheduler.idle());
-  CHECK(a->outcome().token_ids.size() == 3);
-  CHECK(a->outcome().finish_reason == FinishReason::length);
+  CHECK(a->outcome().choices[0].token_ids.size() == 3);
+  CHECK(a->outcome().choices[0].finish_reason == FinishReason::length);
   CHECK(scheduler.blocks_used() == 0);
   CHECK(scheduler.finished() == 2);
 }
@@ -70,15 +92,15 @@ TEST_CASE("when the cache is full the latest request is preempted, computed agai
   scheduler.add(b);
   bool preempted = false;
   for (int steps = 0; steps < 1000 && !scheduler.idle(); ++steps) {
-    const int64_t before = b->computed;
+    const int64_t before = b->sequences[0]->computed;
     const auto step = scheduler.schedule();
     REQUIRE(!step.empty());
-    preempted |= b->computed < before;
+    preempted |= b->sequences[0]->computed < before;
     run(scheduler, step);
   }
   CHECK(preempted);
-  CHECK(a->outcome().token_ids.size() == 40);
-  CHECK(b->outcome().token_ids.size() == 40);
+  CHECK(a->outcome().choices[0].token_ids.size() == 40);
+  CHECK(b->outcome().choices[0].token_ids.size() == 40);
   CHECK(scheduler.blocks_used() == 0);
 }
 
@@ -107,7 +129,7 @@ TEST_CASE("a cancelled request ends before the next step, a stopped one keeps it
   CHECK(scheduler.idle());
   CHECK(cancelled->outcome().status == Status::cancelled);
   CHECK(stopped->outcome().status == Status::ok);
-  CHECK(stopped->outcome().token_ids.size() == 1);
+  CHECK(stopped->outcome().choices[0].token_ids.size() == 1);
   CHECK(scheduler.blocks_used() == 0);
 }
 
@@ -122,4 +144,144 @@ TEST_CASE("every request in flight ends with the engine") {
   CHECK(a->outcome().status == Status::closed);
   CHECK(b->outcome().status == Status::closed);
   CHECK(scheduler.blocks_used() == 0);
+}
+
+TEST_CASE("a prompt that begins like an earlier one takes those full blocks from the cache") {
+  const auto queue = std::make_shared<EventQueue>();
+  Scheduler scheduler(kOneGroup, 20, {});
+  scheduler.add(request(100, 1, queue, 5));
+  CHECK(run_all(scheduler) == 100);
+  const auto same = request(100, 1, queue, 5), longer = request(150, 1, queue, 5);
+  scheduler.add(same);
+  CHECK(run_all(scheduler) == 4);  // 96 = 3 blocks; the fourth holds a row too much
+  CHECK(same->outcome().stats.cached_tokens == 96);
+  scheduler.add(longer);
+  CHECK(run_all(scheduler) == 50);  // the fourth block too: 100 rows
+  CHECK(scheduler.cached_tokens() == 196);
+  const auto other = request(100, 1, queue, 6);
+  scheduler.add(other);
+  CHECK(run_all(scheduler) == 100);
+  CHECK(other->outcome().stats.cached_tokens == 0);
+  CHECK(scheduler.blocks_used() == 0);
+}
+
+TEST_CASE("at least the last row of a prompt is computed, for its logits") {
+  const auto queue = std::make_shared<EventQueue>();
+  Scheduler scheduler(kOneGroup, 20, {});
+  scheduler.add(request(64, 1, queue, 5));
+  scheduler.add(request(64, 1, queue, 5));
+  CHECK(run_all(scheduler) == 128);  // both at once: nothing was there yet
+  scheduler.add(request(64, 1, queue, 5));
+  CHECK(run_all(scheduler) == 32);
+}
+
+TEST_CASE("what was generated is found again too, and the oldest blocks make room first") {
+  const auto queue = std::make_shared<EventQueue>();
+  Scheduler scheduler(kOneGroup, 4, {});
+  const auto first = request(40, 40, queue, 5);
+  scheduler.add(first);
+  run_all(scheduler);  // 79 rows are in the cache: 2 full blocks and a part
+  RequestInput input;
+  input.prompt = first->sequences[0]->tokens;
+  input.queue = queue;
+  auto next = std::make_shared<Request>(std::move(input), nullptr);
+  next->max_tokens = 1;
+  scheduler.add(next);
+  CHECK(run_all(scheduler) == 1);         // 80 - 79
+  scheduler.add(request(128, 1, queue));  // all four blocks
+  run_all(scheduler);
+  const auto again = request(40, 1, queue, 5);
+  scheduler.add(again);
+  CHECK(run_all(scheduler) == 40);
+}
+
+TEST_CASE("an unfinished block has one owner at a time") {
+  const auto queue = std::make_shared<EventQueue>();
+  Scheduler scheduler(kOneGroup, 20, {});
+  scheduler.add(request(40, 1, queue, 5));
+  CHECK(run_all(scheduler) == 40);
+  for (int i = 0; i < 2; ++i) scheduler.add(request(60, 1, queue, 5));
+  CHECK(run_all(scheduler) == 20 + 28);  // the second one shares the full block only
+  CHECK(scheduler.blocks_used() == 0);
+}
+
+TEST_CASE("random requests on a small cache all complete, and every block comes back") {
+  const auto queue = std::make_shared<EventQueue>();
+  CacheGroupSpec windowed = kOneGroup[0];
+  windowed.window = 50;
+  std::mt19937 random(7);
+  const auto below = [&](int64_t n) { return static_cast<int64_t>(random() % static_cast<uint32_t>(n)); };
+  for (int round = 0; round < 20; ++round) {
+    Scheduler scheduler(std::vector{kOneGroup[0], windowed}, 24,
+                        {.max_batch_tokens = 1 + below(100), .max_running = 6});
+    std::vector<std::shared_ptr<Request>> requests;
+    for (int i = 0; i < 30; ++i) {
+      requests.push_back(
+          request(1 + below(300), 1 + below(60), queue, static_cast<int32_t>(below(3)), 1 + below(3)));
+      scheduler.add(requests.back());
+      for (int64_t steps = below(10); steps > 0 && !scheduler.idle(); --steps) {
+        if (below(20) == 0) requests[static_cast<size_t>(below(i + 1))]->cancel();
+        scheduler.sweep();
+        run(scheduler, scheduler.schedule());
+      }
+    }
+    run_all(scheduler);
+    CHECK(scheduler.blocks_used() == 0);
+    for (const auto& r : requests) {
+      if (r->cancel_wanted()) continue;
+      for (const auto& choice : r->outcome().choices)
+        CHECK(static_cast<int64_t>(choice.token_ids.size()) == r->max_tokens);
+    }
+  }
+}
+
+TEST_CASE("without the prefix cache everything is computed") {
+  const auto queue = std::make_shared<EventQueue>();
+  Scheduler scheduler(kOneGroup, 20, {.prefix_cache = false});
+  for (int i = 0; i < 2; ++i) {
+    scheduler.add(request(100, 1, queue, 5));
+    CHECK(run_all(scheduler) == 100);
+  }
+}
+
+TEST_CASE("with a sliding window only the blocks that the next row sees are shared") {
+  const auto queue = std::make_shared<EventQueue>();
+  const CacheGroupSpec full = kOneGroup[0];
+  CacheGroupSpec windowed = full;
+  windowed.window = 40;
+  for (const auto& groups :
+       {std::vector{windowed}, std::vector{windowed, full}, std::vector{full, windowed}}) {
+    Scheduler scheduler(groups, 40, {});
+    scheduler.add(request(200, 1, queue, 5));
+    CHECK(run_all(scheduler) == 200);
+    scheduler.add(request(250, 1, queue, 5));
+    CHECK(run_all(scheduler) == 250 - 200);
+    CHECK(scheduler.blocks_used() == 0);
+  }
+}
+
+TEST_CASE("the choices of a request share its prompt") {
+  const auto queue = std::make_shared<EventQueue>();
+  Scheduler scheduler(kOneGroup, 40, {});
+  const auto r = request(100, 5, queue, -1, 3);
+  scheduler.add(r);
+  CHECK(run_all(scheduler) == 100 + 4 + 2 * (4 + 4));
+  for (const auto& choice : r->outcome().choices) CHECK(choice.token_ids.size() == 5);
+  CHECK(r->outcome().stats.generated_tokens == 15);
+}
+
+TEST_CASE("cancelling a request ends all its choices, those that have not begun too") {
+  const auto queue = std::make_shared<EventQueue>();
+  Scheduler scheduler(kOneGroup, 40, {.max_batch_tokens = 10, .max_running = 8});
+  const auto r = request(100, 5, queue, -1, 3);
+  scheduler.add(r);
+  run(scheduler, scheduler.schedule());
+  CHECK(scheduler.running() == 1);
+  CHECK(scheduler.waiting() == 2);
+  r->cancel();
+  scheduler.sweep();
+  CHECK(scheduler.idle());
+  CHECK(scheduler.finished() == 3);
+  CHECK(r->outcome().status == Status::cancelled);
+  for (const auto& choice : r->outcome().choices) CHECK(choice.finish_reason == FinishReason::cancelled);
 }

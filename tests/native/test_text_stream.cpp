@@ -8,19 +8,28 @@ namespace {
 
 struct Split {
   std::string answer, reasoning;
+  std::vector<ToolCall> calls;
+  std::optional<size_t> stop;
 };
 
 // The tokens of `text`, pushed one by one behind the tokens of `prompt`.
-Split stream(const std::string& prompt, const std::string& text) {
+Split stream(const std::string& prompt, const std::string& text, std::vector<std::string> stop = {},
+             const std::string& tools = "") {
   static const auto tokenizer = Tokenizer::open(std::string(QWEN_TEST_DATA) + "/tiny_tokenizer");
-  const auto prompt_ids = tokenizer->encode(prompt);
-  TextStream text_stream(tokenizer, true, prompt_ids);
-  Split split;
-  const auto add = [&](const std::string& piece) {
-    (text_stream.channel() == Channel::reasoning ? split.reasoning : split.answer) += piece;
-  };
-  for (const int32_t id : tokenizer->encode(text)) add(text_stream.push(id));
-  add(text_stream.finish());
+  RequestInput input;
+  input.prompt = tokenizer->encode(prompt);
+  input.split_reasoning = true;
+  input.params.stop = std::move(stop);
+  input.tools = tools;
+  TextStream text_stream(tokenizer, input);
+  std::vector<TextPiece> pieces;
+  for (const int32_t id : tokenizer->encode(text)) text_stream.push(id, true, pieces);
+  text_stream.finish(pieces);
+  Split split{.stop = text_stream.stop_match()};
+  for (const TextPiece& piece : pieces) {
+    (piece.channel == Channel::reasoning ? split.reasoning : split.answer) += piece.text;
+    if (piece.call) split.calls.push_back(*piece.call);
+  }
   return split;
 }
 
@@ -52,4 +61,36 @@ TEST_CASE("a prompt that closed the thought, or an older turn's, does not") {
 
 TEST_CASE("a tag in the middle of an answer is text") {
   CHECK(stream("<|im_start|>assistant\n", "about <think> tags").answer == "about <think> tags");
+}
+
+TEST_CASE("a stop string ends the answer, not the thought, and never shows") {
+  const Split split =
+      stream("<|im_start|>assistant\n", "<think>\nto the end\n</think>\n\nOne, the end. More.", {"the end"});
+  CHECK(split.reasoning == "to the end");
+  CHECK(split.answer == "One, ");
+  CHECK(split.stop == 0);
+}
+
+TEST_CASE("what only looked like a stop string comes out at the end") {
+  const Split split = stream("<|im_start|>assistant\n", "to the en", {"the end"});
+  CHECK(split.answer == "to the en");
+  CHECK_FALSE(split.stop);
+}
+
+TEST_CASE("with tools, calls are taken out of the answer") {
+  const Split split =
+      stream("<|im_start|>assistant\n",
+             "Let me look.\n<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1}}\n</tool_call>", {},
+             R"([{"name": "add"}])");
+  CHECK(split.answer == "Let me look.");
+  REQUIRE(split.calls.size() == 1);
+  CHECK(split.calls[0].name == "add");
+  CHECK(split.calls[0].arguments == R"({"a":1})");
+}
+
+TEST_CASE("without tools, a call is text") {
+  const std::string call = "<tool_call>\n{\"name\": \"add\", \"arguments\": {}}\n</tool_call>";
+  const Split split = stream("<|im_start|>assistant\n", call);
+  CHECK(split.answer == call);
+  CHECK(split.calls.empty());
 }

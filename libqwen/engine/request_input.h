@@ -1,0 +1,33 @@
+// What a request was asked to do; never changes after submit.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/sampling_params.h"
+
+namespace qwen {
+
+class EventQueue;
+
+// What qwen_forward asks for besides tokens.
+struct WantedTensors {
+  bool logits = false;
+  bool hidden_states = false;
+  int64_t first_row = 0;  // of the prompt's tokens, the first one whose rows are wanted
+  bool any() const { return logits || hidden_states; }
+};
+
+struct RequestInput {
+  std::vector<int32_t> prompt;
+  SamplingParams params;
+  WantedTensors tensors;         // when any: one forward pass, nothing is generated
+  bool split_reasoning = false;  // what stands between <think> and </think> has a channel of its own
+  std::string tools;             // a JSON array; not "": tool calls are parsed out of the answer
+  uint64_t tag = 0;
+  std::weak_ptr<EventQueue> queue;  // the host's: events hold the request, so the request must not hold it
+};
+
+}  // namespace qwen

@@ -1,0 +1,60 @@
+// One choice of a request: what the scheduler schedules and the sampler extends. The step thread's own; what a host may
+// read meanwhile is the request's outcome.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "engine/block_pool.h"
+#include "engine/sampler.h"
+#include "engine/text_stream.h"
+
+namespace qwen {
+
+class Request;
+
+class Sequence {
+ public:
+  Sequence(Request& request, uint32_t choice, std::shared_ptr<const Tokenizer> tokenizer);
+  Sequence(const Sequence&) = delete;
+  Sequence& operator=(const Sequence&) = delete;
+
+  Request& request() const { return request_; }
+  uint32_t choice() const { return choice_; }
+
+  std::vector<int32_t> tokens;                     // prompt, then what was generated
+  int64_t computed = 0;                            // of `tokens`, how many are in the cache
+  std::vector<std::vector<int32_t>> block_tables;  // [cache group]; -1: not needed any more
+  int64_t named_blocks = 0;  // of `computed`, how many full blocks the cache can find again
+
+  int64_t size() const { return static_cast<int64_t>(tokens.size()); }
+  std::span<const int32_t> generated() const;
+  // What its block `index` holds, and all before it: the blocks' names in the prefix cache.
+  const BlockKey& key(int64_t index);
+  // The same for the block behind the named ones, of which `rows` tokens are there.
+  BlockKey key_of_part(int64_t rows);
+
+  // The token that must come next whatever the logits say: the end of a thought that has used up its budget.
+  std::optional<int32_t> forced_token() const;
+  // Takes one generated token: stores it, emits its text, and ends the choice when the token, the text or max_tokens says
+  // so.
+  void append(const SampledToken& token);
+  void finish(FinishReason reason);
+  bool is_finished() const { return finished_; }
+
+ private:
+  void emit(std::vector<TextPiece> pieces, const SampledToken* token, Channel channel);
+
+  Request& request_;
+  const uint32_t choice_;
+  TextStream text_;
+  std::vector<BlockKey> keys_;
+  int64_t reasoning_tokens_ = 0;
+  size_t forced_ = 0;  // of params.reasoning_end_ids, how many have been forced
+  bool finished_ = false;
+};
+
+}  // namespace qwen
