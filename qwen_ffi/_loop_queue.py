@@ -56,12 +56,15 @@ class Mailbox:
             self.done, self.failure = True, failure
         self.request.close()
 
-    async def arrival(self) -> None:
-        """Waits until an event is there or the request is done. Whatever ends the waiting early cancels the request."""
+    def check_loop(self) -> None:
+        """Raises unless the loop that runs is the one the request was made in."""
         if asyncio.get_running_loop() is not self._loop:
             if self._loop.is_closed():
                 raise QwenClosedError("the event loop of this answer was closed")
             raise RuntimeError("this answer belongs to another event loop; await it where it was asked for")
+
+    async def arrival(self) -> None:
+        """Waits until an event is there or the request is done. Whatever ends the waiting early cancels the request."""
         if self._waiter is not None:
             raise RuntimeError("another task is waiting for this answer already")
         try:

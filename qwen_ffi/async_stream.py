@@ -33,6 +33,7 @@ class AsyncGenerationStream(AsyncIterator[StreamEvent]):
         mailbox = self._mailbox
         if self._ended:
             raise StopAsyncIteration
+        mailbox.check_loop()
         if not mailbox.events:
             await mailbox.arrival()
         if mailbox.events:
@@ -78,6 +79,7 @@ class AsyncGenerationStream(AsyncIterator[StreamEvent]):
 async def whole_answer(mailbox: Mailbox) -> GenerationResult:
     """What a request generates. Cancelling the task cancels the request."""
     try:
+        mailbox.check_loop()
         await mailbox.arrival()
         if mailbox.failure is not None:
             raise mailbox.failure

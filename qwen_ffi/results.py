@@ -185,11 +185,12 @@ class EngineStats:
 
     backend: str  # "cpu.avx512"
     threads: int
-    running: int  # requests being computed
-    waiting: int
-    finished: int
+    running: int  # choices being computed: a request has one, or n
+    waiting: int  # choices queued
+    finished: int  # choices ended, for whatever reason
     steps: int  # forward passes
-    prompt_tokens: int
+    prompt_tokens: int  # computed
+    cached_tokens: int  # of all prompts, taken from the prefix cache instead of computed
     generated_tokens: int
     cache_blocks_total: int
     cache_blocks_used: int

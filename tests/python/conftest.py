@@ -86,6 +86,24 @@ def chat_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
+# A model says this to whatever it is asked; its tool call is found where the prompt has tools.
+SCRIPT = (
+    "<think>Let me see.</think>I will look."
+    '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome", "days": 2}}\n</tool_call>'
+)
+SCRIPT_TEMPLATE = (
+    "{%- if tools %}{{ tools | tojson }}{%- endif %}{%- for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "<|im_end|>\n{%- endfor %}{%- if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def calling_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that thinks, answers, and calls the tool "weather"."""
+    maker = load(TESTS / "python" / "scripted.py")
+    return Path(maker.make_scripted_model(tmp_path_factory.mktemp("models") / "calling", SCRIPT, SCRIPT_TEMPLATE))
+
+
 @pytest.fixture(scope="session")
 def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model that needs minutes to fill its context."""

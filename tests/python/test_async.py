@@ -124,7 +124,7 @@ def test_a_thousand_streams_on_one_thread(demo_model: Path) -> None:
     with QwenInferenceSession(demo_model, max_running=256) as session:
         before = len(os.listdir("/proc/self/task"))
         answers = run(work())
-        assert len(os.listdir("/proc/self/task")) == before
+        assert len(os.listdir("/proc/self/task")) <= before  # those that opened the session may have ended
     assert threads == {threading.get_ident()}
     assert all(len(answer) == 8 for answer in answers)
     for number, answer in enumerate(answers):
