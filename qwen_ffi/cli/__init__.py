@@ -20,6 +20,7 @@ COMMANDS = {
     "validate": "compare the numbers of checkpoints with stored reference outputs",
     "tokenize": "show the token ids of a text",
     "info": "show what a checkpoint is",
+    "doctor": "check this machine, and a model, and say what to do",
     "version": "show the versions of the package and the library",
 }
 
