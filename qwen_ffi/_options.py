@@ -135,6 +135,10 @@ class OptionSet:
             value = value.tolist()
         if wanted == OptionType.STR_ARRAY and isinstance(value, str | bytes):
             value = [value]  # as everybody writes stop="\n"
+        if wanted == OptionType.STR_ARRAY and isinstance(value, Sequence):
+            for item in value:
+                if not isinstance(item, str | bytes):
+                    raise TypeError(f"option '{key}' takes a list of str, not of {type(item).__name__}")
         if hasattr(value, "__index__"):
             number = index(value)
             if not -(2**63) <= number < 2**63:
@@ -150,6 +154,9 @@ class OptionSet:
             status = lib.qwen_options_set_str(self.pointer, name, text, len(text), error)
         elif isinstance(value, Mapping):
             ids = _int32_array(ffi, key, list(value.keys()))
+            for bias in value.values():
+                if not hasattr(bias, "__float__"):
+                    raise TypeError(f"{key}: a bias must be a number, not {type(bias).__name__}")
             biases = ffi.new("float[]", [float(bias) for bias in value.values()])
             status = lib.qwen_options_set_bias(self.pointer, name, ids, biases, len(value), error)
         elif isinstance(value, Sequence) and (
