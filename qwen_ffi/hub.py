@@ -137,11 +137,13 @@ def _expected(snapshot: Path, weights: bool) -> list[str]:
     common = ["config.json", "tokenizer.json"]
     if not weights:
         return common
+    if (snapshot / "model.safetensors").is_file():
+        return common
     try:
         index = json.loads((snapshot / "model.safetensors.index.json").read_text(encoding="utf-8"))
         return [*common, *sorted({str(file) for file in index["weight_map"].values()})]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return common if any(snapshot.glob("*.safetensors")) else [*common, "model.safetensors"]
+        return [*common, "model.safetensors"]
 
 
 class _Stopped(Exception):

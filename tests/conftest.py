@@ -1,4 +1,4 @@
-"""What every test starts from: the installed package, and a C compiler that links it.
+"""What every test starts from: the installed package, and C and C++ compilers that link it.
 
 The tests look at what `pip install` put down, never at the source tree beside them.
 """
@@ -6,6 +6,8 @@ The tests look at what `pip install` put down, never at the source tree beside t
 from __future__ import annotations
 
 import importlib.resources
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -32,7 +34,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return installed
     # An editable install leaves the files in the source and build trees: gather what a wheel would hold.
     gathered = tmp_path_factory.mktemp("installed") / "qwen_ffi"
-    for name in ("lib/libqwen.so", "lib/libqwen.so.0", "lib/pkgconfig/qwen.pc", "include/qwen.h"):
+    for name in ("lib/libqwen.so", "lib/libqwen.so.0", "lib/pkgconfig/qwen.pc", "include/qwen.h", "include/qwen.hpp"):
         (gathered / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(str(installed.joinpath(name)), gathered / name)
     (gathered / "demo_model").symlink_to(ROOT / "qwen_ffi" / "demo_model")
@@ -45,14 +47,31 @@ def demo_model(package: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def endless_model(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model with no end token and a long context: an answer takes many seconds, unless it is ended."""
+    folder = tmp_path_factory.mktemp("endless")
+    for name in ("model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        (folder / name).symlink_to(demo_model / name)
+    config = json.loads((demo_model / "config.json").read_text(encoding="utf-8"))
+    del config["eos_token_id"]
+    config["max_position_embeddings"] = 65536
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def compile_c(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """compile_c(source, *flags): a program linked with the installed library, the way a C user does it."""
+    """compile_c(source, *flags): a program linked with the installed library, the way a C or C++ user does it.
+
+    CFLAGS in the environment comes on top: .ci/run puts the sanitizers there.
+    """
 
     def compile_c(source: Path, *flags: str, compiler: str = "cc") -> Path:
         pkg_config = ["pkg-config", f"--with-path={package}/lib/pkgconfig", "--cflags", "--libs", "qwen"]
         found = subprocess.run(pkg_config, check=True, capture_output=True, text=True).stdout.split()
         program = tmp_path_factory.mktemp("c") / source.stem
-        command = [compiler, "-Wall", "-Wextra", "-Werror", *flags, str(source), *found, "-o", str(program)]
+        more = os.environ.get("CFLAGS", "").split()
+        command = [compiler, "-Wall", "-Wextra", "-Werror", *flags, *more, str(source), *found, "-o", str(program)]
         subprocess.run(command, check=True)
         return program
 

@@ -15,10 +15,12 @@ from ..errors import QwenError
 # asked for is imported and, where it takes the library's options as flags, reads the library's table.
 COMMANDS = {
     "demo": "ask the packaged demo model a question",
+    "chat": "talk with a model in the terminal",
     "generate": "generate an answer with a model",
     "validate": "compare the numbers of checkpoints with stored reference outputs",
     "tokenize": "show the token ids of a text",
     "info": "show what a checkpoint is",
+    "doctor": "check this machine, and a model, and say what to do",
     "version": "show the versions of the package and the library",
 }
 

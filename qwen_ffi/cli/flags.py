@@ -1,12 +1,24 @@
-"""Command line flags read from the library's table of options."""
+"""What the commands share: flags read from the library's table of options, opening a model, and results as lines or JSON."""
 
 from __future__ import annotations
 
 import argparse
+import os
+from dataclasses import asdict
 from typing import Any
 
-from .._options import OptionInfo, OptionScope, OptionType, options
+from .._options import OptionInfo, OptionScope, OptionSet, OptionType, options
+from ..errors import QwenValueError
 from ..results import GenerationResult, StreamEvent
+from ..session import QwenInferenceSession
+from .progress import Progress
+
+MODEL = "the folder of a checkpoint, or a model of the Hugging Face hub: Qwen/Qwen3-0.6B, Qwen/Qwen3-0.6B@revision"
+RESULT_KEYS = (
+    "text, reasoning, token_ids, logprobs (null unless --logprobs 1), finish_reason (stop, length), and stats with "
+    "prompt_tokens, cached_tokens, generated_tokens, queued_seconds, prompt_seconds, generate_seconds, "
+    "first_token_seconds, seed, tokens_per_second"
+)
 
 
 def add_flags(parser: argparse.ArgumentParser, scope: OptionScope, skip: frozenset[str] = frozenset()) -> None:
@@ -28,6 +40,44 @@ def flag_values(arguments: argparse.Namespace, scope: OptionScope) -> dict[str, 
     """The options of this scope that were given."""
     keys = [row.key for row in options() if row.scope == scope]
     return {key: value for key in keys if (value := getattr(arguments, key, None)) is not None}
+
+
+def open_session(arguments: argparse.Namespace) -> QwenInferenceSession:
+    """The session on arguments.model with the engine options given; with a progress bar where that takes long."""
+    with Progress(f"opening {os.path.basename(os.path.normpath(arguments.model))}") as progress:
+        return QwenInferenceSession(
+            arguments.model, progress=progress, **flag_values(arguments, OptionScope.ENGINE)
+        )
+
+
+def sampling_rows() -> dict[str, OptionInfo]:
+    """The sampling parameters that can be written as text, by their keys."""
+    return {row.key: row for row in options() if row.scope == OptionScope.REQUEST and row.type in _PARSERS}
+
+
+def sampling_row(key: str) -> OptionInfo:
+    """One of them. Raises QwenValueError, which lists all."""
+    rows = sampling_rows()
+    if key not in rows:
+        raise QwenValueError(f"unknown parameter '{key}'; the parameters are {', '.join(rows)}")
+    return rows[key]
+
+
+def sampling_value(row: OptionInfo, text: str) -> Any:
+    """The value of a sampling parameter written as text. Raises QwenValueError."""
+    try:
+        value = _PARSERS[row.type](text)
+    except ValueError:
+        raise QwenValueError(f"{row.key} cannot be '{text}': {row.help}") from None
+    OptionSet({row.key: value}, OptionScope.REQUEST)  # the library knows what is allowed
+    return value
+
+
+def result_object(result: GenerationResult) -> dict[str, Any]:
+    """A finished answer as JSON has it."""
+    values = asdict(result)
+    values["stats"]["tokens_per_second"] = result.stats.tokens_per_second
+    return values
 
 
 def answer_line(result: GenerationResult) -> str:

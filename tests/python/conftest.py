@@ -121,3 +121,9 @@ def session(tiny_model: Path) -> Iterator[QwenInferenceSession]:
 def slow_session(slow_model: Path) -> Iterator[QwenInferenceSession]:
     with QwenInferenceSession(slow_model) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def demo_session(demo_model: Path) -> Iterator[QwenInferenceSession]:
+    with QwenInferenceSession(demo_model) as opened:
+        yield opened

@@ -48,7 +48,7 @@ def pieces_of(script: str) -> list[str]:
             found.append(part)
             continue
         while part:
-            length = next((n for n in range(3, len(part)) if part[:n] not in found), len(part))
+            length = next((n for n in range(3, len(part) - 2) if part[:n] not in found), len(part))
             found.append(part[:length])
             part = part[length:]
     assert len(set(found)) == len(found), f"the script ends as it went before: {found[-1]!r}"
@@ -77,6 +77,7 @@ def make_scripted_model(folder: Path, script: str, template: str, after: str = "
     tokenizer = Tokenizer(folder)
     last = tokenizer.encode(after)[-1]
     said = [tokenizer.encode(piece)[0] for piece in pieces]
+    assert last not in said, f"the script holds {after!r}'s last token"
     size = CONFIG["vocab_size"]
     head = np.zeros((size, size), np.float32)
     head[said, [last, *said[:-1]]] = 1.0

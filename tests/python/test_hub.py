@@ -308,11 +308,16 @@ def test_caches_of_other_programs(cache: Path, demo_model: Path, monkeypatch: py
     folder = storage / "snapshots" / COMMIT
     assert resolve_model("Qwen/Tiny") == folder
     index = folder / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": {"a": "model.safetensors", "b": "second.safetensors"}}))
-    (folder / "second.safetensors").symlink_to(storage / "blobs" / "none")
+    index.write_text(json.dumps({"weight_map": {"a": "first.safetensors", "b": "second.safetensors"}}))
+    (folder / "model.safetensors").rename(folder / "first.safetensors")
+    (folder / "second.safetensors").symlink_to(storage / "blobs" / "none")  # as long as it is being downloaded
     with pytest.raises(QwenNotFoundError, match="only a part"):
         resolve_model("Qwen/Tiny")
     index.unlink()
+    with pytest.raises(QwenNotFoundError, match="only a part"):
+        resolve_model("Qwen/Tiny")
+    (folder / "first.safetensors").rename(folder / "model.safetensors")
+    assert resolve_model("Qwen/Tiny") == folder
     (folder / "tokenizer.json").unlink()
     with pytest.raises(QwenNotFoundError, match="only a part"):
         resolve_model("Qwen/Tiny")

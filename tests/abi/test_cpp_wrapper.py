@@ -1,0 +1,59 @@
+"""qwen.hpp is nothing but qwen.h in the manner of C++, in every dialect from C++17 on and for every compiler at hand."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+COMPILERS = [compiler for compiler in ("g++", "clang++") if shutil.which(compiler)]
+WARNINGS = ["-Wpedantic", "-Wshadow", "-Wconversion", "-Wsign-conversion"]
+
+# What qwen.hpp leaves to qwen.h: tables and switches of the process, weights that live in memory, and the code of an error,
+# which a call returns as well.
+LEFT_TO_C = {
+    "qwen_error_code",
+    "qwen_build_info",
+    "qwen_log_set",
+    "qwen_option_info_get",
+    "qwen_engine_counter_get",
+    "qwen_weights_new",
+    "qwen_weights_add",
+    "qwen_weights_free",
+    "qwen_model_from_weights",
+}
+
+
+@pytest.mark.parametrize("dialect", ["c++17", "c++20", "c++23"])
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_a_host_in_cpp(
+    compile_c: Callable[..., Path], demo_model: Path, endless_model: Path, compiler: str, dialect: str
+) -> None:
+    program = compile_c(HERE / "cpp_wrapper.cpp", f"-std={dialect}", *WARNINGS, "-pthread", compiler=compiler)
+    run = subprocess.run([program, demo_model, endless_model], capture_output=True, text=True, timeout=120)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+def wrapper(root: Path) -> str:
+    return (root / "include" / "qwen.hpp").read_text(encoding="utf-8")
+
+
+def test_it_includes_qwen_h_and_the_standard_library(root: Path) -> None:
+    included = re.findall(r"^#\s*include\s+(\S+)", wrapper(root), flags=re.MULTILINE)
+    assert [name for name in included if not re.fullmatch(r"<[a-z_]+>", name)] == ['"qwen.h"']
+
+
+def test_it_defines_no_macro_but_its_guard(root: Path) -> None:
+    assert re.findall(r"^#\s*define\s+(\S+)", wrapper(root), flags=re.MULTILINE) == ["QWEN_HPP"]
+
+
+def test_every_function_of_qwen_h_has_a_twin_or_is_left_to_c(root: Path) -> None:
+    text = re.sub(r"/\*.*?\*/", "", wrapper(root), flags=re.DOTALL)
+    used = set(re.findall(r"\bqwen_\w+", text))
+    declared = set((HERE / "symbols.txt").read_text(encoding="utf-8").split())
+    assert declared - used == LEFT_TO_C
