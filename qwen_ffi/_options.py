@@ -178,7 +178,7 @@ class OptionSet:
 
 def _int32_array(ffi: Any, what: str, values: Sequence[Any]) -> Any:
     try:
-        return ffi.new("int32_t[]", [index(value) for value in values])
+        return ffi.new("int32_t[]", list(map(index, values)))
     except TypeError:
         wrong = next(value for value in values if not hasattr(value, "__index__"))
         raise TypeError(f"{what}: token ids must be integers, not {type(wrong).__name__}") from None

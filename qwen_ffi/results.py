@@ -196,4 +196,3 @@ class EngineStats:
     cache_blocks_used: int
     cache_block_tokens: int
     cache_bytes: int
-    cached_tokens: int  # of all prompts, taken from the prefix cache instead of computed
