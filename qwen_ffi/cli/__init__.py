@@ -6,7 +6,9 @@ import argparse
 import importlib
 import io
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from ..errors import QwenError
@@ -17,12 +19,15 @@ COMMANDS = {
     "demo": "ask the packaged demo model a question",
     "chat": "talk with a model in the terminal",
     "generate": "generate an answer with a model",
-    "validate": "compare the numbers of checkpoints with stored reference outputs",
-    "tokenize": "show the token ids of a text",
-    "info": "show what a checkpoint is",
     "doctor": "check this machine, and a model, and say what to do",
+    "info": "show what a checkpoint is",
+    "tokenize": "show the token ids of a text",
+    "validate": "compare the numbers of checkpoints with stored reference outputs",
     "version": "show the versions of the package and the library",
 }
+EPILOG = """\
+A MODEL is the folder of a checkpoint, or the name of a model of the Hugging Face hub. Results go to standard output, errors \
+are one line on standard error, also with --json. Exit codes: 0 done, 1 failed, 2 wrong arguments, 130 Ctrl-C."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,14 +36,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # an answer that this terminal cannot show is no reason to stop
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its warnings are no news for people, its errors become ours
-    parser = argparse.ArgumentParser(prog="qwen-ffi", description="Run Qwen models on this machine.")
+    parser = argparse.ArgumentParser(prog="qwen-ffi", description="Run Qwen models on this machine.", epilog=EPILOG)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     try:
         for name, text in COMMANDS.items():
             command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
             if name in arguments[:1]:
                 module = importlib.import_module(f".{name}", __name__)
+                command.formatter_class = argparse.RawDescriptionHelpFormatter
                 module.add_arguments(command)
+                command.epilog = _wrapped(command.epilog or "")
                 command.set_defaults(run=module.run)
         parsed = parser.parse_args(arguments)
         code = int(parsed.run(parsed))
@@ -52,3 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (QwenError, OSError) as error:
         print(f"qwen-ffi: {error}", file=sys.stderr)
         return 1
+
+
+def _wrapped(text: str) -> str:
+    """Each line as a paragraph; one that begins with spaces is an example and stays as it is."""
+    width = shutil.get_terminal_size().columns - 2  # as argparse does
+    return "\n".join(line if line.startswith(" ") else textwrap.fill(line, width) for line in text.split("\n"))

@@ -31,15 +31,16 @@ from .flags import (
 from .terminal import LineReader, StopOnInterrupt, dim, has_colours, is_interactive, printable
 
 EPILOG = f"""\
-On a terminal: a line that ends with a backslash goes on in the next, /help lists the commands, Ctrl-C stops an answer, \
-Ctrl-D leaves. From a pipe: every line is a message (or a command), the answers come without thoughts and counts; the exit \
-code is 1 if one of them failed. With --json, one object per answer and line: {RESULT_KEYS}."""
+On a terminal: /help lists the commands, a line that ends with a backslash goes on in the next one, Ctrl-C stops an answer, \
+Ctrl-D leaves.
+From a pipe: every line is a message or a command, and the answers come without thoughts and counts. The exit code is 1 if \
+one of them failed. With --json, each answer is one line, an object with {RESULT_KEYS}."""
 
 THINKING = {"on": 1, "off": 0, "auto": -1}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = EPILOG
+    parser.usage, parser.epilog = "%(prog)s [options] MODEL", EPILOG
     parser.add_argument("model", help=MODEL)
     parser.add_argument("--system", metavar="TEXT", help="a system message")
     parser.add_argument(

@@ -13,7 +13,7 @@ from typing import Any
 from .._engine import model_info, path_bytes
 from .._loader import check as raise_for_status
 from .._loader import library
-from .._request import Prompt
+from .._prompt import Prompt
 from ..errors import QwenError, QwenFileFormatError, QwenLibraryError
 from ..hub import HubName, cached_model
 from ..results import ModelInfo

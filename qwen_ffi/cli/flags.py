@@ -31,7 +31,8 @@ def add_flags(parser: argparse.ArgumentParser, scope: OptionScope, skip: frozens
             "--" + row.key.replace("_", "-"),
             dest=row.key,
             type=_PARSERS[row.type],
-            metavar="|".join(row.choices) or row.unit.upper() or "VALUE",
+            action="extend" if row.type in (OptionType.I32_ARRAY, OptionType.STR_ARRAY) else "store",
+            metavar=_metavar(row),
             help=_help(row),
         )
 
@@ -74,8 +75,8 @@ def sampling_value(row: OptionInfo, text: str) -> Any:
 
 
 def result_object(result: GenerationResult) -> dict[str, Any]:
-    """A finished answer as JSON has it."""
-    values = asdict(result)
+    """A finished answer as JSON has it: the keys of the first choice, and all choices."""
+    values = {**asdict(result.choices[0]), **asdict(result)}
     values["stats"]["tokens_per_second"] = result.stats.tokens_per_second
     return values
 
@@ -94,8 +95,20 @@ def show(event: StreamEvent) -> None:
     print(event, end="", flush=True)
 
 
+def _metavar(row: OptionInfo) -> str:
+    if row.choices:
+        return "|".join(row.choices)
+    if row.type == OptionType.I64 and row.minimum is not None and row.maximum == 1:
+        return "|".join(str(value) for value in range(int(row.minimum), 2))
+    return row.unit.upper() or _METAVARS.get(row.type, "VALUE")
+
+
+def _number(value: float | None) -> str:
+    return f"{value:,.0f}" if value is not None and value % 1 == 0 and abs(value) < 2**60 else f"{value:g}"
+
+
 def _help(row: OptionInfo) -> str:
-    bounds = "" if row.minimum is None else f" [{row.minimum:g} to {row.maximum:g}]"
+    bounds = "" if row.minimum is None else f" [{_number(row.minimum)} to {_number(row.maximum)}]"
     default = f" (default {row.default})" if row.default else ""
     return (row.help + bounds + default).replace("%", "%%")
 
@@ -113,6 +126,14 @@ def _texts(text: str) -> list[str]:
     return [text]
 
 
+_METAVARS: dict[int, str] = {
+    OptionType.I64: "INTEGER",
+    OptionType.F64: "NUMBER",
+    OptionType.STR: "TEXT",
+    OptionType.I32_ARRAY: "ID,ID,...",
+    OptionType.STR_ARRAY: "TEXT",
+    OptionType.BIAS: "ID:BIAS,...",
+}
 _PARSERS: dict[int, Any] = {
     OptionType.I64: int,
     OptionType.F64: float,

@@ -6,19 +6,28 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
+from typing import Any
 
 from .._options import OptionScope
 from ..results import Channel
-from ..session import QwenInferenceSession
-from .flags import add_flags, answer_line, flag_values, show
+from .flags import MODEL, RESULT_KEYS, add_flags, answer_line, flag_values, open_session, result_object, show
+
+EPILOG = f"""\
+--json prints an object with {RESULT_KEYS}.
+--json --stream prints one object per line: as the answer comes {{"event": "text", "text", "channel" (answer or reasoning), \
+"token_ids", "logprobs", ...}}, then "finished" with the finish_reason, and at last "result" with all that --json prints. \
+The answer alone, as it comes:
+  qwen-ffi generate MODEL PROMPT --json --stream | jq -j 'select(.channel == "answer").text'"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="the folder of a checkpoint")
+    parser.usage, parser.epilog = "%(prog)s [options] MODEL PROMPT", EPILOG
+    parser.add_argument("model", help=MODEL)
     parser.add_argument("prompt", help="the prompt; - reads it from standard input")
-    parser.add_argument("--system", help="a system message")
+    parser.add_argument("--system", metavar="TEXT", help="a system message")
     parser.add_argument("--raw", action="store_true", help="continue the text, without the chat template")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end instead of the text")
+    parser.add_argument("--stream", action="store_true", help="with --json: one JSON object per event, as they come")
     parser.add_argument("--stats", action="store_true", help="print counts and speed to standard error")
     add_flags(parser, OptionScope.REQUEST)
     add_flags(parser, OptionScope.ENGINE)
@@ -26,20 +35,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     prompt: str | bytes = sys.stdin.buffer.read() if arguments.prompt == "-" else arguments.prompt
-    with QwenInferenceSession(arguments.model, **flag_values(arguments, OptionScope.ENGINE)) as session:
+    with open_session(arguments) as session:
         session.set_system_prompt(arguments.system)
         values = flag_values(arguments, OptionScope.REQUEST)
+        several = values.get("n", 1) > 1  # they come side by side: shown one after the other when all are there
         with session.stream(prompt, raw=arguments.raw, **values) as stream:
             channel = Channel.ANSWER
             for event in stream:
                 if arguments.json:
+                    if arguments.stream:
+                        kind = "finished" if event.finish_reason else "tool_call" if event.tool_call else "text"
+                        _print({"event": kind, **asdict(event)})
+                    continue
+                if several:
                     continue
                 if event.text and event.channel != channel:
                     channel = event.channel
                     print("<thinking>" if channel == Channel.REASONING else "\n</thinking>\n", flush=True)
                 show(event)
             result = stream.result
-    print(json.dumps({**asdict(result.choices[0]), **asdict(result)}, ensure_ascii=False) if arguments.json else "")
+    if arguments.json:
+        _print({**({"event": "result"} if arguments.stream else {}), **result_object(result)})
+    elif several:
+        for number, choice in enumerate(result.choices, 1):
+            print(f"[{number}] {choice}")
+    else:
+        print()
     if arguments.stats:
         print(answer_line(result), file=sys.stderr)
     return 0
+
+
+def _print(value: dict[str, Any]) -> None:
+    print(json.dumps(value, ensure_ascii=False), flush=True)

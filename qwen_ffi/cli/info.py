@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 from .._engine import model_info
+from ..results import ModelInfo
+from .flags import MODEL
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="the folder of a checkpoint")
+    parser.epilog = f"--json prints {', '.join(field.name for field in fields(ModelInfo))}. The weights are not read."
+    parser.add_argument("model", help=MODEL)
     parser.add_argument("--json", action="store_true", help="print a JSON object")
 
 

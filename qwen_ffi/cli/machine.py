@@ -152,7 +152,7 @@ def _cores() -> Check:
     threads = int(asked) if asked.isdigit() and int(asked) else usable
     message = (
         f"{allowed} of {os.cpu_count()} by affinity, {f'quota {quota:g}' if quota else 'no quota'}; "
-        f"{threads} threads{' (QWEN_THREADS)' if threads != usable else ''}"
+        f"{threads} thread{'s' * (threads != 1)}{' (QWEN_THREADS)' if threads != usable else ''}"
     )
     if threads > usable:
         return Check("cores", Status.WARNING, message, f"QWEN_THREADS beyond {usable} makes threads wait for each other")

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType, ModuleType, TracebackType
 from typing import Any
 
-from ..session import GenerationStream
+from ..stream import GenerationStream
 
 _HISTORY_LINES = 1000
 # A model's text must not move the cursor or retitle the window.

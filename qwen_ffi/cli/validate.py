@@ -13,12 +13,19 @@ from typing import Any
 
 from ..validation import Check, Report, Setting, find_cases, validate
 from ..version import build_info
+from .progress import Progress
 
 HEADERS = ("model", "dtype", "backend", "threads", "worst of its checks", "measured", "limit", "greedy", "ok")
 WIDTHS = (28, 5, 12, 7, 19, 9, 9, 7, 3)
 
 
+EPILOG = """\
+The exit code is 1 when a limit is missed. --json prints one object per comparison: case, file, setting (dtype, isa, threads), \
+backend, threads, checks (name, measured, limit, at_least), greedy, not_supported, failure, counters, ok."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EPILOG
     parser.add_argument(
         "folders",
         nargs="+",
@@ -37,15 +44,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     cases = find_cases(arguments.folders)
-    reports = _once(report for case in cases for setting in _settings(arguments) for report in validate(case, setting))
     compared = missed = unsupported = 0
-    for report in _shown(reports, arguments.json):
-        compared += not report.not_supported
-        unsupported += bool(report.not_supported)
-        missed += not report.ok
+    with Progress("validating") as progress:
+        for report in _shown(_once(_reports(cases, _settings(arguments), progress)), arguments.json):
+            compared += not report.not_supported
+            unsupported += bool(report.not_supported)
+            missed += not report.ok
     if not arguments.json:
         print(f"\n{compared - missed} of {compared} within the limits, {unsupported} not supported")
     return 1 if missed or (arguments.strict and unsupported) else 0
+
+
+def _reports(cases: list[Path], settings: list[Setting], progress: Progress) -> Iterator[Report]:
+    pairs = list(product(cases, settings))
+    for done, (case, setting) in enumerate(pairs):
+        progress(done / len(pairs), f"validating {case.name}")
+        for report in validate(case, setting):
+            progress.clear()  # a row of the table comes now
+            yield report
 
 
 def _once(reports: Iterable[Report]) -> Iterator[Report]:

@@ -9,6 +9,7 @@ from ..version import abi_version, build_info
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "--json prints version, abi, compiler, backends, cpu_isa (worst to best), library (its path)."
     parser.add_argument("--json", action="store_true", help="print a JSON object")
 
 

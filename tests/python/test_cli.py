@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 import qwen_ffi
 from qwen_ffi.cli import main
+from qwen_ffi.cli.progress import Progress
 
 DATA = Path(__file__).resolve().parents[1] / "parity" / "data"
 
@@ -35,6 +37,110 @@ def test_generate_as_json(tiny_model: Path, capsys: pytest.CaptureFixture[str]) 
     assert len(answer["token_ids"]) == 4
     assert answer["finish_reason"] == "length"
     assert answer["stats"]["generated_tokens"] == 4
+
+
+def test_generate_as_json_lines(demo_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What jq filters: text events of two channels that add up to the result, which comes last."""
+    assert main(["generate", str(demo_model), "What is 2 + 3?", "--temperature", "0", "--json", "--stream"]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event["event"] for event in events[-2:]] == ["finished", "result"]
+    assert events[-2]["finish_reason"] == "stop"
+    result = events[-1]
+    for channel, whole in (("reasoning", result["reasoning"]), ("answer", result["text"])):
+        said = [event["text"] for event in events[:-2] if event["event"] == "text" and event["channel"] == channel]
+        assert len(said) > 1
+        assert "".join(said).strip() == whole.strip()
+    assert [token for event in events[:-1] for token in event["token_ids"]] == result["token_ids"]
+
+
+# Scripts depend on these: keys may be added, none may go.
+KEYS = {
+    "generate": {"text", "reasoning", "token_ids", "logprobs", "finish_reason", "stats"},
+    "info": {"architecture", "path", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"}
+    | {"num_key_value_heads", "head_dim", "context_length", "parameters", "weight_bytes", "has_tokenizer"}
+    | {"has_chat_template"},
+    "version": {"version", "abi", "compiler", "backends", "cpu_isa", "library"},
+    "doctor": {"checks", "ok"},
+}
+STATS = {"prompt_tokens", "cached_tokens", "generated_tokens", "queued_seconds", "prompt_seconds", "generate_seconds"}
+
+
+def test_the_keys_of_json_stay_and_are_in_the_help(demo_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = {"generate": [str(demo_model), "Hi", "--max-tokens", "2"], "info": [str(demo_model)]}
+    for command, keys in KEYS.items():
+        assert main([command, *arguments.get(command, []), "--json"]) == 0
+        value = json.loads(capsys.readouterr().out)
+        assert keys <= set(value)
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        shown = capsys.readouterr().out
+        assert [key for key in keys if key not in shown] == []
+        if command == "generate":
+            assert STATS | {"first_token_seconds", "seed", "tokens_per_second"} <= set(value["stats"])
+
+
+def test_help_shows_numbers_as_people_write_them(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["generate", "--help"])
+    shown = capsys.readouterr().out
+    assert "--temperature NUMBER" in shown
+    assert "--ignore-eos 0|1" in shown
+    assert "[0 to 16,777,216]" in " ".join(shown.split())
+    assert "e+07" not in shown
+    assert "\n  qwen-ffi generate MODEL PROMPT --json --stream | jq -j" in shown  # can be copied
+
+
+def test_the_help_says_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "Exit codes: 0 done, 1 failed, 2 wrong arguments, 130 Ctrl-C" in " ".join(capsys.readouterr().out.split())
+
+
+def test_lists_of_several_flags_are_one_list(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with qwen_ffi.QwenInferenceSession(tiny_model) as session:
+        ids = session.generate_ids([5], max_tokens=4, ignore_eos=True, temperature=0)
+    flags = ["--stop-token-ids", "1,2", "--stop-token-ids", str(ids[1]), "--temperature=0", "--json", "--max-tokens=4"]
+    text = qwen_ffi.Tokenizer(tiny_model).decode([5])
+    assert main(["generate", str(tiny_model), text, "--raw", *flags]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["finish_reason"] == "stop"
+    assert len(answer["token_ids"]) <= 2
+
+
+def test_tokenize_reads_standard_input(child: dict[str, Any], tiny_model: Path) -> None:
+    run = subprocess.run(command("tokenize", tiny_model, "-", "--json"), input=b"Hello", capture_output=True, **child)
+    assert json.loads(run.stdout) == qwen_ffi.Tokenizer(tiny_model).encode("Hello")
+
+
+class Screen(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_progress_bar_comes_late_and_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, screen = [0.0], Screen()
+    monkeypatch.setattr("qwen_ffi.cli.progress.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("sys.stderr", screen)
+    with Progress("opening") as progress:
+        progress(0.1)
+        assert screen.getvalue() == ""  # nobody has waited yet
+        clock[0] = 1.5
+        progress(0.5)
+        progress(0.51)  # too soon after the last one
+        assert screen.getvalue() == "\r\x1b[Kopening " + "█" * 12 + "░" * 12 + "  50%"
+    assert screen.getvalue().endswith("\r\x1b[K")
+
+
+def test_no_progress_bar_where_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, file = [0.0], io.StringIO()
+    monkeypatch.setattr("qwen_ffi.cli.progress.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("sys.stderr", file)
+    with Progress("opening") as progress:
+        clock[0] = 5.0
+        progress(0.5)
+    assert file.getvalue() == ""
 
 
 def test_every_option_of_the_library_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,7 +71,7 @@ def test_lines_for_people(demo_model: Path, capsys: pytest.CaptureFixture[str]) 
 
 def test_the_chosen_threads_fit_the_engine(doctor: Doctor, demo_model: Path) -> None:
     with qwen_ffi.QwenInferenceSession(demo_model) as session:
-        assert f"; {session.stats().threads} threads" in doctor()[1]["cores"]["message"]
+        assert f"; {session.stats().threads} thread" in doctor()[1]["cores"]["message"]
 
 
 def test_environment_variables_that_slow_down(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +233,7 @@ def test_quota_of_a_control_group(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setattr(machine, "_control_groups", lambda controller: iter([tmp_path]))
     message = doctor()[1]["cores"]["message"]
     assert f"{len(os.sched_getaffinity(0))} of " in message
-    assert "quota 0.5; 1 threads" in message
+    assert "quota 0.5; 1 thread" in message
 
 
 def test_sizes_for_people() -> None:
