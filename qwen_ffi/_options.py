@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -131,6 +132,8 @@ class OptionSet:
             raise QwenValueError(f"unknown option {key!r}")
         # The table's type rules where the Python type can stand for several; otherwise the value is sent as what it
         # is, and the library says what it wanted.
+        if isinstance(value, os.PathLike):
+            value = os.fsencode(value)
         if hasattr(value, "tolist"):  # numpy's scalars and arrays
             value = value.tolist()
         if wanted == OptionType.STR_ARRAY and isinstance(value, str | bytes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from qwen_ffi import (
     OptionType,
     QwenError,
     QwenInferenceSession,
+    QwenNotFoundError,
     QwenValueError,
     SamplingConfig,
     options,
@@ -122,6 +124,13 @@ def test_overrides_win_over_the_config(session: QwenInferenceSession) -> None:
 def test_wrong_engine_options_are_refused_by_name(tiny_model: Any, values: dict[str, Any]) -> None:
     with pytest.raises(QwenValueError, match=next(iter(values))):
         QwenInferenceSession(tiny_model, **values)
+
+
+def test_an_option_may_be_a_path(tiny_model: Path) -> None:
+    with QwenInferenceSession(tiny_model, tokenizer=tiny_model / "tokenizer.json") as session:
+        assert session.tokenizer.encode("Hello")
+    with pytest.raises(QwenNotFoundError, match="nowhere"):
+        QwenInferenceSession(tiny_model, tokenizer=tiny_model / "nowhere")
 
 
 def test_loading_reports_progress_and_can_be_cancelled(tiny_model: Any) -> None:
