@@ -5,6 +5,10 @@
     with QwenInferenceSession("path/to/Qwen3-0.6B") as session:
         print(session.generate("What is a monad?", max_tokens=200))
 
+    async with await QwenInferenceSession.aopen("path/to/Qwen3-0.6B") as session:
+        async for event in session.astream("What is a monad?"):
+            print(event, end="")
+
 A thin, typed layer over libqwen.so: no inference logic lives here. Importing it loads neither the library nor numpy.
 """
 

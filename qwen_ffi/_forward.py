@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -50,8 +51,21 @@ class _View:
         self.__array_interface__ = {"version": 3, "typestr": "<f4", "shape": shape, "data": (address, False)}
 
 
+def token_arrays(token_lists: Sequence[Sequence[int]]) -> list[array[int]]:
+    """Token lists as arrays of C ints: a long sequence is remembered and sent again without looking at each number."""
+    arrays = []
+    for number, row in enumerate(token_lists):
+        plain = row.tolist() if hasattr(row, "tolist") else row
+        if isinstance(plain, int):
+            raise TypeError("token lists come in a list: [[1, 2, 3]]")
+        tokens = array("i")
+        tokens.frombytes(library().ffi.buffer(int32_array(f"token list {number}", plain)))
+        arrays.append(tokens)
+    return arrays
+
+
 def forward(
-    engine: Engine, token_lists: Sequence[Sequence[int]], first_rows: Sequence[int], logits: bool, hidden_states: bool
+    engine: Engine, token_lists: Sequence[array[int]], first_rows: Sequence[int], logits: bool, hidden_states: bool
 ) -> Tensors:
     """One pass over several token lists, each a sequence of its own from position 0; rows from first_rows[i] on are kept.
 
@@ -59,19 +73,19 @@ def forward(
     """
     loaded = library()
     ffi, lib = loaded.ffi, loaded.lib
-    parts = [int32_array("token_lists", row) for row in token_lists]
-    counts, firsts = ffi.new("size_t[]", [len(part) for part in parts]), ffi.new("size_t[]", list(first_rows))
-    ids = ffi.new("int32_t[]", sum(len(part) for part in parts))
-    place = 0
-    for part in parts:
-        ffi.memmove(ids + place, part, ffi.sizeof(part))
-        place += len(part)
+    counts, firsts = ffi.new("size_t[]", [len(row) for row in token_lists]), ffi.new("size_t[]", list(first_rows))
+    laid_out = array("i")  # end to end
+    for row in token_lists:
+        laid_out += row
+    ids = ffi.from_buffer("int32_t[]", laid_out)
     outputs = lib.QWEN_OUTPUT_LOGITS * logits | lib.QWEN_OUTPUT_HIDDEN_STATES * hidden_states
 
     def work() -> Any:
         box, error = ffi.new("qwen_tensors **"), ffi.new("qwen_error **")
         with engine.handle.use() as pointer:
-            check(lib.qwen_forward(pointer, ids, counts, firsts, len(parts), outputs, ffi.NULL, box, error), error)
+            check(
+                lib.qwen_forward(pointer, ids, counts, firsts, len(token_lists), outputs, ffi.NULL, box, error), error
+            )
         return box[0]
 
     pointer = run_interruptibly(work, lib.qwen_tensors_free, lambda: None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -131,10 +132,16 @@ class OptionSet:
             raise QwenValueError(f"unknown option {key!r}")
         # The table's type rules where the Python type can stand for several; otherwise the value is sent as what it
         # is, and the library says what it wanted.
+        if isinstance(value, os.PathLike):
+            value = os.fsencode(value)
         if hasattr(value, "tolist"):  # numpy's scalars and arrays
             value = value.tolist()
         if wanted == OptionType.STR_ARRAY and isinstance(value, str | bytes):
             value = [value]  # as everybody writes stop="\n"
+        if wanted == OptionType.STR_ARRAY and isinstance(value, Sequence):
+            for item in value:
+                if not isinstance(item, str | bytes):
+                    raise TypeError(f"option '{key}' takes a list of str, not of {type(item).__name__}")
         if hasattr(value, "__index__"):
             number = index(value)
             if not -(2**63) <= number < 2**63:
@@ -150,6 +157,9 @@ class OptionSet:
             status = lib.qwen_options_set_str(self.pointer, name, text, len(text), error)
         elif isinstance(value, Mapping):
             ids = _int32_array(ffi, key, list(value.keys()))
+            for bias in value.values():
+                if not hasattr(bias, "__float__"):
+                    raise TypeError(f"{key}: a bias must be a number, not {type(bias).__name__}")
             biases = ffi.new("float[]", [float(bias) for bias in value.values()])
             status = lib.qwen_options_set_bias(self.pointer, name, ids, biases, len(value), error)
         elif isinstance(value, Sequence) and (
@@ -171,7 +181,7 @@ class OptionSet:
 
 def _int32_array(ffi: Any, what: str, values: Sequence[Any]) -> Any:
     try:
-        return ffi.new("int32_t[]", [index(value) for value in values])
+        return ffi.new("int32_t[]", list(map(index, values)))
     except TypeError:
         wrong = next(value for value in values if not hasattr(value, "__index__"))
         raise TypeError(f"{what}: token ids must be integers, not {type(wrong).__name__}") from None

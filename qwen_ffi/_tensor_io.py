@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ._engine import Engine
-from ._forward import forward
+from ._forward import forward, token_arrays
 from .errors import QwenValueError
 from .results import ModelInfo
 
@@ -48,7 +48,7 @@ def run(
     names = _wanted(info, output_names)
     ids, begins, ends = _fed(feed)
     spans = [slice(begin, end) for begin, end in zip(begins, ends, strict=True)]
-    token_lists = [row[span].tolist() for row, span in zip(ids, spans, strict=True)]
+    token_lists = token_arrays([row[span] for row, span in zip(ids, spans, strict=True)])
     hidden = any(name != "logits" for name in names)
     tensors = forward(engine, token_lists, [0] * len(ids), "logits" in names, hidden)
     return [

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from ._prompt import Message, Tool
+from .hub import resolve_model
 from .results import Choice, FinishReason, GenerationResult, ToolCall
 from .sampling import SamplingConfig
 from .session import PromptLike, QwenInferenceSession
@@ -25,12 +26,14 @@ class Qwen:
         tokenizer_path: str | os.PathLike[str] | None = None,
         **engine_options: Any,
     ) -> None:
-        """model_path: the folder of a checkpoint. tokenizer_path: a tokenizer.json or a folder that holds one; None: the
-        checkpoint's own. engine_options as in QwenInferenceSession, whose errors are raised."""
+        """model_path: the folder of a checkpoint, or a model of the hub. tokenizer_path: a tokenizer.json, a folder that holds
+        one, with its chat template, or a model of the hub; None: the checkpoint's own. engine_options as in
+        QwenInferenceSession, whose errors are raised."""
         if tokenizer_path is not None:
-            engine_options["tokenizer"] = os.fspath(tokenizer_path)
+            engine_options["tokenizer"] = resolve_model(tokenizer_path, weights=False)
         self.session = QwenInferenceSession(model_path, **engine_options)
-        self._name = Path(model_path).resolve().name
+        folder = Path(model_path)
+        self._name = folder.resolve().name if folder.is_dir() else str(model_path)  # a folder, or a name of the hub
 
     def generate(self, prompt: PromptLike, config: SamplingConfig | None = None, **sampling: Any) -> str:
         """The answer's text; as in QwenInferenceSession.generate, a str is one user message."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from operator import index
@@ -12,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
 from ._engine import Engine
-from ._forward import forward
+from ._forward import forward, token_arrays
 from ._prompt import Prompt
 from ._request import Request, wait_for_all
 from ._weights import Weights
@@ -110,7 +111,7 @@ class Transformer:
         """A model without weights yet: load_state_dict() brings them."""
         self.args: ModelArgs | None = args
         self._values = {"device": device, "dtype": dtype, **engine_options}
-        self._sequences: list[list[int]] = []  # what forward() has seen, for start_pos > 0
+        self._sequences: list[array[int]] = []  # what forward() has seen, for start_pos > 0
         self._engine: Engine | None = None
         self._info: ModelInfo | None = None
 
@@ -176,14 +177,12 @@ class Transformer:
         start_pos > 0 continues the call that ended last, so one thread at a time should do that.
         """
         engine = self._opened()
-        rows = [row.tolist() if hasattr(row, "tolist") else row for row in token_lists]
-        if any(isinstance(row, int) for row in rows):
-            raise TypeError("forward takes a list of token lists: [[1, 2, 3]]")
+        rows = token_arrays(token_lists)
         starts = _positions(start_pos, len(rows))
         if any(starts):
             rows = self._continued(rows, starts)
         tensors = forward(engine, rows, starts, True, hidden_states)
-        self._sequences = [list(row) for row in rows]
+        self._sequences = rows
         names = [f"hidden.{layer}" for layer in range(self.info.num_hidden_layers + 1)] if hidden_states else []
         return ForwardOutput(
             [tensors.array(sequence, "logits") for sequence in range(len(rows))],
@@ -214,7 +213,7 @@ class Transformer:
         answers = wait_for_all(Request(engine.handle, Prompt.from_ids(row), values) for row in prompt_tokens)
         return [_without_end(answer) for answer in answers]
 
-    def _continued(self, rows: list[Sequence[int]], starts: list[int]) -> list[Sequence[int]]:
+    def _continued(self, rows: list[array[int]], starts: list[int]) -> list[array[int]]:
         """Each new list behind what the previous calls had before it."""
         past = self._sequences
         if len(rows) != len(past):
@@ -228,7 +227,7 @@ class Transformer:
                 )
             if len(row) == 0:
                 raise QwenValueError(f"token list {number} is empty; it must hold at least one new token")
-        return [[*before[:start], *row] for row, start, before in zip(rows, starts, past, strict=True)]
+        return [before[:start] + row for row, start, before in zip(rows, starts, past, strict=True)]
 
     def stats(self) -> EngineStats:
         """What the model's engine is doing and has done."""

@@ -14,18 +14,27 @@ import pytest
 # The child prints "ready", waits in the library, and reports when the KeyboardInterrupt arrived (monotonic clock, which
 # is the same one in both processes) and whether the session still works.
 CHILD = """
-import sys, time
-from qwen_ffi import QwenInferenceSession, Transformer
+import asyncio, sys, time
+from qwen_ffi import AsyncGenerationStream, QwenInferenceSession, Transformer
+from qwen_ffi._prompt import Prompt
 session = QwenInferenceSession(sys.argv[1])
-model = Transformer.from_pretrained(sys.argv[1], dtype="f32", threads=1) if sys.argv[2] == "forward" else None
+wanted = sys.argv[2]
+model = Transformer.from_pretrained(sys.argv[1], dtype="f32", threads=1) if wanted in ("forward", "answers") else None
 def generate(): session.generate_ids([5, 6, 7], max_tokens=30000, ignore_eos=True)
 def long_prompt(): session.generate_ids([5] * 30000, max_tokens=10)
 def stream():
     for event in session.stream_ids([5], max_tokens=30000, ignore_eos=True): pass
 def forward(): model.forward([[5] * 4000])
+def answers(): model.generate([[5], [6]], 30000, ignore_eos=True)
+def run(): session.run(None, {"input_ids": [[5] * 6000]})
+def event_loop():
+    async def work():
+        stream = AsyncGenerationStream(session._asubmit(Prompt.from_ids([5]), None, {"ignore_eos": True}, True))
+        async for event in stream: pass
+    asyncio.run(work())
 print("ready", flush=True)
 try:
-    locals()[sys.argv[2]]()
+    locals()[wanted]()
     print("ended by itself", flush=True)
 except KeyboardInterrupt:
     print(time.monotonic(), flush=True)
@@ -35,7 +44,7 @@ print(session.stats().running, len(session.generate_ids([5], max_tokens=3, ignor
 """
 
 
-@pytest.mark.parametrize("call", ["generate", "long_prompt", "stream", "forward"])
+@pytest.mark.parametrize("call", ["generate", "long_prompt", "stream", "forward", "answers", "run", "event_loop"])
 def test_interrupting(slow_model: Path, child: dict[str, Any], call: str) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", CHILD, str(slow_model), call],

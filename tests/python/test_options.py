@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from qwen_ffi import (
     OptionType,
     QwenError,
     QwenInferenceSession,
+    QwenNotFoundError,
     QwenValueError,
     SamplingConfig,
     options,
@@ -60,6 +63,28 @@ def test_bounds_hold(session: QwenInferenceSession, row: OptionInfo) -> None:
         ("stop_token_ids", ["a"], QwenValueError),
         ("logit_bias", {10**6: 1.0}, QwenValueError),
         ("logit_bias", {1: float("nan")}, QwenValueError),
+        ("seed", 2**53 + 1, QwenValueError),
+        ("seed", 1.0, QwenValueError),
+        ("n", 0, QwenValueError),
+        ("n", 10**6, QwenValueError),
+        ("n", "two", QwenValueError),
+        ("top_logprobs", 99, QwenValueError),
+        ("top_logprobs", -1, QwenValueError),
+        ("stop", [""], QwenValueError),
+        ("stop", ["a", ""], QwenValueError),
+        ("stop", "", QwenValueError),
+        ("stop", [5], TypeError),
+        ("stop", ["a", 5], TypeError),
+        ("stop", 5, QwenValueError),
+        ("stop", b"\xff", QwenValueError),
+        ("reasoning_budget", -1, QwenValueError),
+        ("reasoning_budget", "much", QwenValueError),
+        ("reasoning_end_text", 5, QwenValueError),
+        ("reasoning_mode", "on", QwenValueError),
+        ("logit_bias", {-1: 1.0}, QwenValueError),
+        ("logit_bias", {"a": 1.0}, TypeError),
+        ("logit_bias", {1: "a"}, TypeError),
+        ("logit_bias", [1, 2], QwenValueError),
         ("no_such_option", 1, QwenValueError),
         ("no\0such", 1, QwenValueError),
         ("dtype", "f32", QwenValueError),  # an engine option
@@ -71,13 +96,9 @@ def test_wrong_values_are_refused_by_name(session: QwenInferenceSession, key: st
         session.generate("Hello", **{key: value})
 
 
-def test_a_parameter_that_the_library_lacks_is_refused_once_it_is_set(session: QwenInferenceSession) -> None:
-    keys = {row.key for row in options()}
-    values: dict[str, Any] = {"stop": ["x"], "n": 2}
-    for key, value in values.items():
-        if key not in keys:
-            with pytest.raises(QwenValueError, match=key):
-                session.generate("Hello", SamplingConfig(**{key: value}))
+def test_every_sampling_parameter_of_the_library_is_a_field(session: QwenInferenceSession) -> None:
+    keys = {row.key for row in options() if row.scope == OptionScope.REQUEST}
+    assert {field.name for field in fields(SamplingConfig)} == keys
 
 
 def test_overrides_win_over_the_config(session: QwenInferenceSession) -> None:
@@ -103,6 +124,13 @@ def test_overrides_win_over_the_config(session: QwenInferenceSession) -> None:
 def test_wrong_engine_options_are_refused_by_name(tiny_model: Any, values: dict[str, Any]) -> None:
     with pytest.raises(QwenValueError, match=next(iter(values))):
         QwenInferenceSession(tiny_model, **values)
+
+
+def test_an_option_may_be_a_path(tiny_model: Path) -> None:
+    with QwenInferenceSession(tiny_model, tokenizer=tiny_model / "tokenizer.json") as session:
+        assert session.tokenizer.encode("Hello")
+    with pytest.raises(QwenNotFoundError, match="nowhere"):
+        QwenInferenceSession(tiny_model, tokenizer=tiny_model / "nowhere")
 
 
 def test_loading_reports_progress_and_can_be_cancelled(tiny_model: Any) -> None:

@@ -92,6 +92,17 @@ def test_reset_forgets(model: Transformer) -> None:
         model.forward([[7]], start_pos=2)
 
 
+def test_what_came_before_is_not_computed_again(demo_model: Path) -> None:
+    with Transformer.from_pretrained(demo_model) as model:
+        model.forward([list(range(200))])
+        before = model.stats()
+        for position in range(200, 210):
+            model.forward([[5]], start_pos=position)
+        after = model.stats()
+        assert after.prompt_tokens - before.prompt_tokens < 10 * 20  # parts of the cache's blocks
+        assert after.cached_tokens - before.cached_tokens > 10 * 180
+
+
 # ------------------------------------------------------------------------------------------------------- generate
 
 
