@@ -422,7 +422,7 @@ asyncio.run(work())
 print("end")
 """
     run = subprocess.run(
-        [sys.executable, "-X", "dev", "-c", program, str(slow_model)],
+        [sys.executable, "-W", "default", "-c", program, str(slow_model)],
         capture_output=True,
         text=True,
         timeout=30,
