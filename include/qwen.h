@@ -132,6 +132,25 @@ typedef void (*qwen_destroy_fn)(void *user);
 /* Key "progress": loading is `fraction` done, 0…1. Return 0 to go on, anything else cancels (QWEN_ERR_CANCELLED). */
 typedef int32_t (*qwen_progress_fn)(double fraction, void *user);
 
+/* One step of an engine: a forward pass over rows of many requests. */
+typedef struct qwen_step {
+  uint32_t struct_size;
+  int32_t sequences;       /* choices of requests that had rows in it */
+  int64_t number;          /* 1, 2, … */
+  int64_t prompt_rows;     /* tokens of prompts, and of answers that are computed again after a preemption */
+  int64_t generate_rows;   /* one for each choice that generates */
+  int64_t running;         /* choices, after the step */
+  int64_t waiting;
+  int64_t preempted;       /* choices that had to give their cache blocks back before the step */
+  int64_t cache_blocks_used;
+  double schedule_seconds; /* deciding what to compute */
+  double forward_seconds;  /* computing it */
+  double sample_seconds;   /* choosing tokens, making text and events */
+} qwen_step;
+
+/* Key "trace": called after every step on the engine's own thread, which waits for it. It must not call the engine. */
+typedef void (*qwen_step_fn)(const qwen_step *step, void *user);
+
 QWEN_API int32_t qwen_options_new(qwen_options **options, qwen_error **error);
 QWEN_API void qwen_options_free(qwen_options *options);
 QWEN_API int32_t qwen_options_set_i64(qwen_options *options, const char *key, int64_t value, qwen_error **error);
@@ -259,6 +278,9 @@ QWEN_API int32_t qwen_engine_new(const qwen_model *model, const qwen_options *op
  * queues and results outlive it and are freed on their own. No other call may use the engine meanwhile or after, except
  * calls that are waiting inside it: they return. */
 QWEN_API void qwen_destroy(qwen_engine *engine);
+/* For a graceful end: from now on new requests are refused with QWEN_ERR_CLOSED, and the call waits up to timeout_ms (0: do
+ * not wait, negative: forever) for those in flight. QWEN_ERR_TIMEOUT: some are still running; call again, or destroy. */
+QWEN_API int32_t qwen_engine_drain(qwen_engine *engine, int64_t timeout_ms, qwen_error **error);
 /* Borrowed, lives as long as the engine. */
 QWEN_API const qwen_model *qwen_engine_model(const qwen_engine *engine);
 
@@ -396,6 +418,9 @@ typedef struct qwen_stats {
   double generate_seconds;    /* first token to last token */
   double first_token_seconds; /* submit to first token */
   uint64_t seed;              /* the seed that was used: given, or drawn */
+  double inter_token_p50_seconds; /* between one token of a choice and its next one: the median over all choices, */
+  double inter_token_p99_seconds; /* the 99th percentile, */
+  double inter_token_max_seconds; /* and the longest; 0 when no choice has two tokens */
 } qwen_stats;
 
 typedef struct qwen_choice {
@@ -432,6 +457,10 @@ QWEN_API int32_t qwen_result_choice_get(const qwen_result *result, size_t index,
 QWEN_API int32_t qwen_result_tool_call_get(const qwen_result *result, size_t choice, size_t index, qwen_tool_call *call,
                                            qwen_error **error);
 QWEN_API int32_t qwen_result_stats_get(const qwen_result *result, qwen_stats *stats, qwen_error **error);
+/* With the option prompt_logprobs: [prompt_tokens] natural logarithms of each prompt token's probability behind those
+ * before it; the first one, which has none before it, is 0. NULL and 0 without the option. Borrowed from the result. */
+QWEN_API int32_t qwen_result_prompt_logprobs_get(const qwen_result *result, const float **logprobs, size_t *count,
+                                                 qwen_error **error);
 QWEN_API void qwen_result_free(qwen_result *result);
 
 /* ------------------------------------------------------------------ generate */

@@ -3,17 +3,56 @@
 from __future__ import annotations
 
 import re
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+C99 = ["-std=c99", "-pedantic", "-Wconversion"]
+CPP17 = ["-std=c++17", "-pedantic", "-Wshadow", "-Wconversion", "-pthread"]
+
 
 @pytest.fixture(scope="session")
-def generate(root: Path, compile_c: Callable[..., Path]) -> Path:
-    return compile_c(root / "examples" / "generate.c")
+def example(root: Path, compile_c: Callable[..., Path]) -> Callable[[str], Path]:
+    """example("generate.c"): the program, compiled without a warning in the oldest dialect that will do."""
+    programs: dict[str, Path] = {}
+
+    def example(name: str) -> Path:
+        source = root / "examples" / name
+        if name not in programs:
+            flags, compiler = (C99, "cc") if source.suffix == ".c" else (CPP17, "c++")
+            programs[name] = compile_c(source, *flags, compiler=compiler)
+        return programs[name]
+
+    return example
+
+
+@pytest.fixture(scope="session")
+def generate(example: Callable[[str], Path]) -> Path:
+    return example("generate.c")
+
+
+PROGRAMS = ["generate.c", "stream.c", "poll.c", "chat.cpp", "embed_in_server.cpp"]
+
+
+def test_every_example_program_is_tested_here(root: Path) -> None:
+    assert sorted(path.name for path in (root / "examples").glob("*.c*")) == sorted(PROGRAMS)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_an_example_reports_a_missing_folder(example: Callable[[str], Path], tmp_path: Path, name: str) -> None:
+    missing = tmp_path / "no-such-model"
+    arguments = {"chat.cpp": [], "embed_in_server.cpp": ["0"]}.get(name, ["Hello"])
+    run = subprocess.run([example(name), missing, *arguments], input="", capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr.startswith("QWEN_ERR_NOT_FOUND: ")
+    assert str(missing) in run.stderr
 
 
 def test_generate_c_streams_an_answer(generate: Path, demo_model: Path) -> None:
@@ -24,13 +63,135 @@ def test_generate_c_streams_an_answer(generate: Path, demo_model: Path) -> None:
     assert re.fullmatch(r"\d+ tokens, \d+\.\d tokens/s\]\n", closing)
 
 
-def test_generate_c_reports_a_missing_folder(generate: Path, tmp_path: Path) -> None:
-    missing = tmp_path / "no-such-model"
-    run = subprocess.run([generate, missing, "Hello"], capture_output=True, text=True, timeout=60)
-    assert run.returncode == 1
-    assert run.stderr.startswith("QWEN_ERR_NOT_FOUND: ")
-    assert str(missing) in run.stderr
-    assert run.stdout == ""
+def test_stream_c_takes_the_answer_event_by_event(example: Callable[[str], Path], demo_model: Path) -> None:
+    program = example("stream.c")
+    run = subprocess.run([program, demo_model, "What is 2 + 3?"], capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert re.search(r"5\.\n\[\d+ tokens, done\]\n$", run.stdout)
+
+
+def test_stream_c_is_ended_by_ctrl_c_and_keeps_what_there_is(
+    example: Callable[[str], Path], endless_model: Path
+) -> None:
+    command = [example("stream.c"), endless_model, "What is 2 + 3?"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        first = process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        rest, complaints = process.communicate(timeout=60)
+    assert (process.returncode, complaints) == (0, b"")
+    assert first
+    assert re.search(rb"\n\[\d+ tokens, interrupted\]\n$", rest)
+
+
+def test_poll_c_answers_every_question(example: Callable[[str], Path], demo_model: Path) -> None:
+    sums = [(number, 3 * number) for number in range(1, 9)]
+    questions = [f"What is {a} + {b}?" for a, b in sums]
+    run = subprocess.run([example("poll.c"), demo_model, *questions], capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stderr) == (0, "")
+    lines = run.stdout.splitlines()
+    answers = dict(zip(lines[::2], lines[1::2], strict=True))
+    assert answers == {f"What is {a} + {b}?": f"  {a} plus {b} is {a + b}." for a, b in sums}
+
+
+def test_chat_cpp_remembers_until_reset(example: Callable[[str], Path], demo_model: Path) -> None:
+    lines = "What is 2 + 3?\n\nHello\n/reset\nWhat is 2 + 3?\n"
+    run = subprocess.run([example("chat.cpp"), demo_model], input=lines, capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stderr) == (0, "")
+    first, empty, greeting, reset, again, end = run.stdout.removeprefix("> ").split("> ")
+    for answer in (first, again):
+        assert re.fullmatch(r"\(.*\)\n2 plus 3 is 5\.\n", answer, flags=re.DOTALL)
+    assert (empty, reset, end) == ("", "", "\n")
+    assert greeting
+
+
+# ------------------------------------------------------------------------------------------------- embed_in_server.cpp
+
+
+@contextmanager
+def served(program: Path, model: Path) -> Iterator[tuple[subprocess.Popen[str], tuple[str, int]]]:
+    with subprocess.Popen([program, model, "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        listening = re.fullmatch(r"listening on (127\.0\.0\.1):(\d+)\n", process.stdout.readline())
+        assert listening is not None
+        try:
+            yield process, (listening[1], int(listening[2]))
+        finally:
+            process.kill()  # nothing, where it has ended as it should
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, int]:
+    """The requests and tokens that a server says it has served, after SIGTERM."""
+    process.send_signal(signal.SIGTERM)
+    output, complaints = process.communicate(timeout=60)
+    assert (process.returncode, complaints) == (0, "")
+    closing = re.fullmatch(r"served (\d+) requests, (\d+) tokens\n", output)
+    assert closing is not None
+    return int(closing[1]), int(closing[2])
+
+
+def ask(connection: socket.socket, question: str) -> str:
+    connection.sendall(question.encode() + b"\n")
+    return read_answer(connection)
+
+
+def read_answer(connection: socket.socket) -> str:
+    received = b""
+    while not received.endswith(b"\x04"):
+        piece = connection.recv(4096)
+        assert piece, f"the connection ended after {received!r}"
+        received += piece
+    return received[:-1].decode()
+
+
+def test_the_server_answers_many_clients_at_once(example: Callable[[str], Path], demo_model: Path) -> None:
+    with served(example("embed_in_server.cpp"), demo_model) as (process, address):
+
+        def client(number: int) -> list[str]:
+            with socket.create_connection(address, timeout=60) as connection:
+                return [ask(connection, f"What is {number} + {more}?") for more in (10, 20)]
+
+        with ThreadPoolExecutor(6) as clients:
+            answers = list(clients.map(client, range(6)))
+        assert answers == [[f"{n} plus {more} is {n + more}." for more in (10, 20)] for n in range(6)]
+
+        with socket.create_connection(address, timeout=60) as connection:
+            assert ask(connection, "much too long " * 10000).startswith("error: ")
+            assert ask(connection, "What is 1 + 1?") == "1 plus 1 is 2."
+        with socket.create_connection(address, timeout=60):  # one that says nothing does not hold up the end
+            requests, _ = ended(process)
+        assert requests == 13
+
+
+def test_a_client_that_goes_away_has_its_request_cancelled(
+    example: Callable[[str], Path], endless_model: Path
+) -> None:
+    context = 65536
+    with served(example("embed_in_server.cpp"), endless_model) as (process, address):
+        for received in (0, 1):  # before the first byte and in the middle of the answer
+            with socket.create_connection(address, timeout=60) as connection:
+                connection.sendall(b"What is 2 + 3?\n")
+                assert len(connection.recv(received)) == received
+        requests, tokens = ended(process)
+    assert requests <= 2  # the first may have been gone before it was read
+    assert 0 < tokens < context
+
+
+def test_the_server_finishes_the_answer_under_way(example: Callable[[str], Path], demo_model: Path) -> None:
+    question = "What is 348 + 275?"
+    with (
+        served(example("embed_in_server.cpp"), demo_model) as (process, address),
+        socket.create_connection(address, timeout=60) as connection,
+    ):
+        connection.sendall(question.encode() + b"\n")
+        first = connection.recv(1).decode()
+        requests, _ = ended(process)
+        assert first + read_answer(connection) == "348 plus 275 is 623."
+        assert connection.recv(1) == b""
+    assert requests == 1
+
+
+# -------------------------------------------------------------------------------------------------------- the README
 
 
 def readme_blocks(root: Path, language: str) -> list[str]:

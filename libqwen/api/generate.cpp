@@ -52,6 +52,8 @@ std::shared_ptr<Request> make_request(const qwen_engine& engine, const qwen_prom
     fail(Status::invalid_argument,
          "option 'reasoning_budget' needs a prompt of messages: in raw text nothing is a thought");
   input.tools = prompt->prompt.tools();
+  input.priority = given.i64_or_default("priority");
+  input.timeout_ms = given.i64("timeout_ms");
   input.tag = tag;
   input.queue = std::move(queue);
   return engine.engine.make_request(std::move(input));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -16,6 +17,11 @@
 #include "engine/prompt.h"
 #include "engine/request.h"
 #include "text/tokenizer.h"
+
+namespace qwen::api {
+// The host's "trace" callback as the engine calls it.
+std::function<void(const StepTrace&)> step_trace(const Options& options);
+}  // namespace qwen::api
 
 struct qwen_options {
   qwen::Options options;
@@ -50,7 +56,7 @@ using ModelReference = std::unique_ptr<const qwen_model, ModelReleaser>;
 struct qwen_engine {
   // Takes one reference of its own.
   qwen_engine(const qwen_model& opened, const qwen::Options& options)
-      : model((opened.retain(), &opened)), engine(opened.loaded, options) {
+      : model((opened.retain(), &opened)), engine(opened.loaded, options, qwen::api::step_trace(options)) {
     for (const auto& count : engine.kernel_counts()) counter_names.push_back(count.name);
   }
   ModelReference model;

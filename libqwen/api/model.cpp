@@ -24,6 +24,30 @@ ModelReference make_handle(std::shared_ptr<const LoadedModel> loaded) {
 
 }  // namespace
 
+namespace qwen::api {
+
+std::function<void(const StepTrace&)> step_trace(const Options& options) {
+  const HostCallback callback = options.callback("trace");
+  if (!callback.function) return nullptr;
+  return [callback](const StepTrace& trace) {
+    const qwen_step step{.struct_size = sizeof step,
+                         .sequences = static_cast<int32_t>(trace.sequences),
+                         .number = trace.number,
+                         .prompt_rows = trace.prompt_rows,
+                         .generate_rows = trace.generate_rows,
+                         .running = trace.running,
+                         .waiting = trace.waiting,
+                         .preempted = trace.preempted,
+                         .cache_blocks_used = trace.cache_blocks_used,
+                         .schedule_seconds = trace.schedule_seconds,
+                         .forward_seconds = trace.forward_seconds,
+                         .sample_seconds = trace.sample_seconds};
+    reinterpret_cast<qwen_step_fn>(callback.function)(&step, callback.user.get());
+  };
+}
+
+}  // namespace qwen::api
+
 extern "C" {
 
 int32_t qwen_model_open(const char* path, const qwen_options* options, qwen_model** model,
@@ -132,6 +156,14 @@ int32_t qwen_engine_new(const qwen_model* model, const qwen_options* options, qw
 void qwen_destroy(qwen_engine* engine) {
   // A forked child has none of the engine's threads: there is nothing to stop, and waiting for them would hang.
   if (engine && engine->owner.is_this_process()) delete engine;
+}
+
+int32_t qwen_engine_drain(qwen_engine* engine, int64_t timeout_ms, qwen_error** error) {
+  return api::guard(error, [&] {
+    api::require(engine, "engine");
+    engine->owner.check("engine");
+    engine->engine.drain(timeout_ms);
+  });
 }
 
 const qwen_model* qwen_engine_model(const qwen_engine* engine) {

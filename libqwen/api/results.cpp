@@ -80,8 +80,22 @@ int32_t qwen_result_stats_get(const qwen_result* result, qwen_stats* stats, qwen
                        .prompt_seconds = measured.prompt_seconds,
                        .generate_seconds = measured.generate_seconds,
                        .first_token_seconds = measured.first_token_seconds,
-                       .seed = measured.seed},
+                       .seed = measured.seed,
+                       .inter_token_p50_seconds = measured.inter_token_p50_seconds,
+                       .inter_token_p99_seconds = measured.inter_token_p99_seconds,
+                       .inter_token_max_seconds = measured.inter_token_max_seconds},
                       "stats");
+  });
+}
+
+int32_t qwen_result_prompt_logprobs_get(const qwen_result* result, const float** logprobs, size_t* count,
+                                        qwen_error** error) {
+  return api::guard(error, [&] {
+    api::require(result, "result");
+    api::require(logprobs, "logprobs");
+    api::require(count, "count");
+    *logprobs = api::pointer_or_null(result->outcome.prompt_logprobs);
+    *count = result->outcome.prompt_logprobs.size();
   });
 }
 

@@ -45,6 +45,8 @@ constexpr OptionRow kTable[] = {
      "A tokenizer.json or its folder, with its chat template, instead of the model folder's."},
     {"progress", OptionType::callback, kEngine, false, 0, 0, "", "", "",
      "A qwen_progress_fn, called while loading."},
+    {"trace", OptionType::callback, kEngine, false, 0, 0, "", "", "",
+     "A qwen_step_fn, called after every step."},
 
     {"max_tokens", kI64, kRequest, true, 1, 1 << 24, "", "", "tokens",
      "Most tokens to generate; default: what is left of the context."},
@@ -83,6 +85,14 @@ constexpr OptionRow kTable[] = {
     {"top_logprobs", kI64, kRequest, true, 0, 20, "0", "", "tokens",
      "Also report the log-probabilities of this many likeliest tokens, for every generated token; implies "
      "logprobs."},
+    {"prompt_logprobs", kI64, kRequest, true, 0, 1, "0", "", "",
+     "1: report the log-probability of every token of the prompt; it is then computed in full, the prefix "
+     "cache aside."},
+    {"priority", kI64, kRequest, true, -1000, 1000, "0", "", "",
+     "Higher ones are begun first, and keep their cache when it is full; equal ones in the order of "
+     "arrival."},
+    {"timeout_ms", kI64, kRequest, true, 1, 1 << 30, "", "", "ms",
+     "A request that has not ended so long after submit ends with QWEN_ERR_TIMEOUT."},
     {"n", kI64, kRequest, true, 1, 128, "1", "", "choices",
      "Independent answers to the prompt, which is computed once."},
     {"reasoning_mode", kI64, kRequest, true, -1, 1, "-1", "", "",

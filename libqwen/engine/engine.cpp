@@ -8,9 +8,14 @@
 #include "base/log.h"
 #include "base/system_memory.h"
 #include "base/thread_pool.h"
+#include "engine/logits.h"
 
 namespace qwen {
 namespace {
+
+double seconds(Clock::time_point from, Clock::time_point to) {
+  return std::chrono::duration<double>(to - from).count();
+}
 
 int64_t blocks_for(int64_t tokens) {
   return (tokens + kCacheBlock - 1) / kCacheBlock;
@@ -32,8 +37,9 @@ int64_t cache_blocks(const Options& options, int64_t context_length, int64_t blo
 
 }  // namespace
 
-Engine::Engine(std::shared_ptr<const LoadedModel> loaded, const Options& options)
-    : loaded_(std::move(loaded)) {
+Engine::Engine(std::shared_ptr<const LoadedModel> loaded, const Options& options,
+               std::function<void(const StepTrace&)> trace)
+    : loaded_(std::move(loaded)), trace_(std::move(trace)) {
   const Model& model = *loaded_->model;
   CpuOptions cpu = resolve_cpu_options(options);
   if (options.str("dtype") && cpu.precision != loaded_->precision)
@@ -75,6 +81,8 @@ Engine::~Engine() {
   }
   work_.notify_one();
   thread_.join();
+  std::unique_lock lock(mutex_);
+  drained_.wait(lock, [this] { return draining_threads_ == 0; });
 }
 
 std::shared_ptr<Request> Engine::make_request(RequestInput input) const {
@@ -112,12 +120,31 @@ void Engine::submit(const std::shared_ptr<Request>& request) {
   {
     const std::lock_guard lock(mutex_);
     if (closing_) fail(Status::closed, "the engine is being destroyed");
+    if (draining_) fail(Status::closed, "the engine is being drained: it takes no more requests");
     if (stats_.waiting + static_cast<int64_t>(inbox_.size()) >= max_waiting_)
       fail(Status::busy, "the engine's queue is full: max_waiting is ", max_waiting_,
            " requests; try again later");
     inbox_.push_back(request);
   }
   work_.notify_one();
+}
+
+void Engine::drain(int64_t timeout_ms) {
+  std::unique_lock lock(mutex_);
+  draining_ = true;
+  ++draining_threads_;
+  const auto idle = [this] { return inbox_.empty() && stats_.running + stats_.waiting == 0; };
+  bool done = true;
+  if (timeout_ms < 0) {
+    drained_.wait(lock, idle);
+  } else {
+    done = drained_.wait_for(lock, std::chrono::milliseconds(timeout_ms), idle);
+  }
+  --draining_threads_;
+  drained_.notify_all();
+  if (!done)
+    fail(Status::timeout, stats_.running + stats_.waiting + static_cast<int64_t>(inbox_.size()),
+         " choices are still in flight after ", timeout_ms, " ms");
 }
 
 EngineStats Engine::stats() const {
@@ -142,6 +169,8 @@ void Engine::step_loop() {
       work_.wait(lock, [this] { return closing_ || !inbox_.empty() || !scheduler_->idle(); });
       for (const auto& request : inbox_) scheduler_->add(request);
       inbox_.clear();
+      stats_.running = scheduler_->running();
+      stats_.waiting = scheduler_->waiting();
       if (closing_) break;
     }
     step();
@@ -154,11 +183,22 @@ void Engine::step_loop() {
 void Engine::step() {
   scheduler_->sweep();
   ScheduledStep step;
+  StepTrace trace;
   try {
+    const auto begin = Clock::now();
     step = scheduler_->schedule();
     if (!step.empty()) {
+      const auto scheduled = Clock::now();
       const std::span<float> logits = runner_->forward(step);
+      const auto computed = Clock::now();
+      trace.sequences = static_cast<int64_t>(step.sequences.size());
+      for (const auto& sequence : step.sequences)
+        trace.generate_rows += sequence->size() - sequence->computed == 1;
+      trace.prompt_rows = step.batch.rows() - trace.generate_rows;
       commit(step, logits);
+      trace.schedule_seconds = seconds(begin, scheduled);
+      trace.forward_seconds = seconds(scheduled, computed);
+      trace.sample_seconds = seconds(computed, Clock::now());
     }
   } catch (...) {
     // Whatever went wrong belongs to the requests of this step; the engine goes on with the others.
@@ -182,7 +222,7 @@ void Engine::step() {
     }
     scheduler_->commit(step);
   }
-  publish();
+  publish(trace);
 }
 
 void Engine::commit(const ScheduledStep& step, std::span<float> logits) {
@@ -196,6 +236,8 @@ void Engine::commit(const ScheduledStep& step, std::span<float> logits) {
     prompt_tokens += std::clamp<int64_t>(prompt_size - sequence.computed, 0, rows);
     sequence.computed += rows;
     const bool complete = sequence.computed == sequence.size();
+    if (sequence.wants_prompt_logprobs())
+      logits = logits.subspan(take_prompt_logprobs(sequence, rows, logits));
     if (request.input().tensors.any()) {
       logits = logits.subspan(take_logits(sequence, rows, logits));
       if (complete) sequence.finish(FinishReason::stop);
@@ -235,8 +277,26 @@ size_t Engine::take_logits(const Sequence& sequence, int64_t rows, std::span<con
   return static_cast<size_t>(count);
 }
 
+// The logits of a prompt row are about the token behind it; those of the last one are the sampler's too, and stay.
+size_t Engine::take_prompt_logprobs(const Sequence& sequence, int64_t rows,
+                                    std::span<const float> logits) const {
+  Request& request = sequence.request();
+  const auto vocab_size = static_cast<size_t>(loaded_->model->config().vocab_size);
+  const auto prompt = std::span(request.input().prompt);
+  size_t taken = 0;
+  for (int64_t row = sequence.computed - rows; row < sequence.computed; ++row) {
+    if (row + 1 >= static_cast<int64_t>(prompt.size())) break;
+    const auto values = logits.subspan(taken, vocab_size);
+    const int32_t next = prompt[static_cast<size_t>(row) + 1];
+    request.record_prompt_logprob(
+        row + 1, static_cast<float>(values[static_cast<size_t>(next)] - log_sum_exp(values)));
+    taken += vocab_size;
+  }
+  return taken;
+}
+
 // In this order, so that a host that has seen a request end finds it gone from the stats.
-void Engine::publish() {
+void Engine::publish(StepTrace trace) {
   {
     const std::lock_guard lock(mutex_);
     stats_.running = scheduler_->running();
@@ -244,8 +304,15 @@ void Engine::publish() {
     stats_.finished = scheduler_->finished();
     stats_.cached_tokens = scheduler_->cached_tokens();
     stats_.cache_blocks_used = scheduler_->blocks_used();
+    trace.number = stats_.steps;
+    trace.running = stats_.running;
+    trace.waiting = stats_.waiting;
+    trace.cache_blocks_used = stats_.cache_blocks_used;
   }
   for (const auto& sequence : scheduler_->take_ended()) sequence->request().announce_end(*sequence);
+  trace.preempted = scheduler_->take_preempted();
+  if (trace_ && trace.sequences > 0) trace_(trace);
+  drained_.notify_all();
 }
 
 }  // namespace qwen

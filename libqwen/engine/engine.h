@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -18,6 +19,13 @@
 
 namespace qwen {
 
+// What one step was. The fields are those of qwen_step in qwen.h.
+struct StepTrace {
+  int64_t number = 0, sequences = 0, prompt_rows = 0, generate_rows = 0;
+  int64_t running = 0, waiting = 0, preempted = 0, cache_blocks_used = 0;
+  double schedule_seconds = 0, forward_seconds = 0, sample_seconds = 0;
+};
+
 struct EngineStats {
   int64_t running = 0, waiting = 0, finished = 0, steps = 0, prompt_tokens = 0, generated_tokens = 0,
           cached_tokens = 0;
@@ -26,8 +34,9 @@ struct EngineStats {
 
 class Engine {
  public:
-  // Throws Error: bad options, out_of_memory.
-  Engine(std::shared_ptr<const LoadedModel> loaded, const Options& options);
+  // trace is called after every step, on the step thread. Throws Error: bad options, out_of_memory.
+  Engine(std::shared_ptr<const LoadedModel> loaded, const Options& options,
+         std::function<void(const StepTrace&)> trace = nullptr);
   // Ends every request with Status::closed and stops the threads.
   ~Engine();
   Engine(const Engine&) = delete;
@@ -37,6 +46,8 @@ class Engine {
   // Throws Error: invalid_argument (empty or too long prompt, token out of range), busy, closed. Any thread.
   std::shared_ptr<Request> make_request(RequestInput input) const;
   void submit(const std::shared_ptr<Request>& request);
+  // Takes no more requests and waits for those in flight. Throws Error(timeout) when some are left.
+  void drain(int64_t timeout_ms);
 
   const LoadedModel& loaded() const { return *loaded_; }
   int threads() const { return threads_; }
@@ -50,7 +61,8 @@ class Engine {
   void step();
   void commit(const ScheduledStep& step, std::span<float> logits);
   size_t take_logits(const Sequence& sequence, int64_t rows, std::span<const float> logits) const;
-  void publish();
+  size_t take_prompt_logprobs(const Sequence& sequence, int64_t rows, std::span<const float> logits) const;
+  void publish(StepTrace trace = {});
 
   std::shared_ptr<const LoadedModel> loaded_;
   int64_t context_length_ = 0;
@@ -63,12 +75,15 @@ class Engine {
   std::unique_ptr<Scheduler> scheduler_;
   std::unique_ptr<Runner> runner_;
   Sampler sampler_;
+  std::function<void(const StepTrace&)> trace_;
 
   mutable std::mutex mutex_;  // guards what follows
   std::condition_variable work_;
   std::vector<std::shared_ptr<Request>> inbox_;
   EngineStats stats_;
-  bool closing_ = false;
+  bool draining_ = false, closing_ = false;
+  int draining_threads_ = 0;  // inside drain()
+  std::condition_variable drained_;
 
   std::thread thread_;  // last: starts when everything above is ready
 };

@@ -1,5 +1,7 @@
 #include "engine/request.h"
 
+#include <algorithm>
+
 namespace qwen {
 namespace {
 
@@ -15,6 +17,9 @@ Request::Request(RequestInput input, const std::shared_ptr<const Tokenizer>& tok
   for (uint32_t choice = 0; choice < choices; ++choice)
     sequences.push_back(std::make_unique<Sequence>(*this, choice, tokenizer));
   outcome_.choices.resize(choices);
+  last_token_.resize(choices);
+  deadline_ = input_.timeout_ms ? submitted_ + std::chrono::milliseconds(*input_.timeout_ms)
+                                : Clock::time_point::max();
   outcome_.stats.prompt_tokens = static_cast<int64_t>(input_.prompt.size());
   outcome_.stats.seed = input_.params.seed;
 }
@@ -44,12 +49,21 @@ void Request::record_token(const Sequence& sequence, const SampledToken& token) 
   }
   stats.generate_seconds = seconds(first_token_, now);
   ChoiceOutcome& choice = outcome_.choices[sequence.choice()];
+  Clock::time_point& last = last_token_[sequence.choice()];
+  if (!choice.token_ids.empty()) intervals_.push_back(static_cast<float>(seconds(last, now)));
+  last = now;
   choice.token_ids.push_back(token.id);
   if (input_.params.logprobs) choice.logprobs.push_back(token.logprob);
   for (const TokenLogprob& top : token.top) {
     choice.top_token_ids.push_back(top.id);
     choice.top_logprobs.push_back(top.logprob);
   }
+}
+
+void Request::record_prompt_logprob(int64_t index, float logprob) {
+  const std::lock_guard lock(outcome_mutex_);
+  outcome_.prompt_logprobs.resize(input_.prompt.size());
+  outcome_.prompt_logprobs[static_cast<size_t>(index)] = logprob;
 }
 
 void Request::record_text(const Sequence& sequence, const TextPiece& piece) {
@@ -64,6 +78,15 @@ void Request::record_end(const Sequence& sequence, FinishReason reason, std::opt
   ChoiceOutcome& choice = outcome_.choices[sequence.choice()];
   choice.finish_reason = reason;
   if (stop) choice.stop_text = input_.params.stop[*stop];
+  const auto percentile = [this](double fraction) {
+    if (intervals_.empty()) return 0.0;
+    const auto rank = static_cast<ptrdiff_t>(fraction * static_cast<double>(intervals_.size() - 1) + 0.5);
+    std::nth_element(intervals_.begin(), intervals_.begin() + rank, intervals_.end());
+    return static_cast<double>(intervals_[static_cast<size_t>(rank)]);
+  };
+  outcome_.stats.inter_token_p50_seconds = percentile(0.5);
+  outcome_.stats.inter_token_p99_seconds = percentile(0.99);
+  outcome_.stats.inter_token_max_seconds = percentile(1);
 }
 
 void Request::fail(Status status, std::string message) {

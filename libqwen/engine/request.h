@@ -29,6 +29,9 @@ struct RequestStats {
   double generate_seconds = 0;
   double first_token_seconds = 0;
   uint64_t seed = 0;
+  double inter_token_p50_seconds = 0;
+  double inter_token_p99_seconds = 0;
+  double inter_token_max_seconds = 0;
 };
 
 struct ChoiceOutcome {
@@ -45,6 +48,7 @@ struct ChoiceOutcome {
 // What a request has produced. A copy of it is the host's result.
 struct RequestOutcome {
   std::vector<ChoiceOutcome> choices;
+  std::vector<float> prompt_logprobs;  // [prompt tokens], empty unless asked for
   Status status = Status::ok;
   std::string message;
   RequestStats stats;
@@ -79,11 +83,13 @@ class Request : public std::enable_shared_from_this<Request> {
   // What the sequences report.
   void mark_started(int64_t cached_tokens);
   void record_token(const Sequence& sequence, const SampledToken& token);
+  void record_prompt_logprob(int64_t index, float logprob);
   void record_text(const Sequence& sequence, const TextPiece& piece);
   void record_end(const Sequence& sequence, FinishReason reason, std::optional<size_t> stop);
   void push(Event event) const;
   // The whole request has failed: the first reason stays. Its sequences end with the next sweep at the latest.
   void fail(Status status, std::string message);
+  bool timed_out() const { return Clock::now() >= deadline_; }
   bool failed() const { return outcome_.status != Status::ok; }
   // Sends the last event of one choice, and after the last choice the request's own. The engine calls it when the
   // sequence's blocks are back and the stats tell so.
@@ -101,7 +107,9 @@ class Request : public std::enable_shared_from_this<Request> {
   std::atomic<bool> detached_{false};
   bool started_ = false;
   size_t announced_ = 0;  // choices
-  Clock::time_point submitted_, first_step_, first_token_;
+  Clock::time_point submitted_, deadline_, first_step_, first_token_;
+  std::vector<Clock::time_point> last_token_;  // [choice]
+  std::vector<float> intervals_;               // between tokens, seconds, all choices
 
   mutable std::mutex outcome_mutex_;
   RequestOutcome outcome_;  // only the step thread writes it

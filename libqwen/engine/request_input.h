@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,8 @@ struct RequestInput {
   WantedTensors tensors;         // when any: one forward pass, nothing is generated
   bool split_reasoning = false;  // what stands between <think> and </think> has a channel of its own
   std::string tools;             // a JSON array; not "": tool calls are parsed out of the answer
+  int64_t priority = 0;
+  std::optional<int64_t> timeout_ms;  // after submit
   uint64_t tag = 0;
   std::weak_ptr<EventQueue> queue;  // the host's: events hold the request, so the request must not hold it
 };

@@ -63,6 +63,7 @@ SamplingParams resolve_sampling(const Options& options, const GenerationConfig& 
   params.stop_token_ids = options.i32_array("stop_token_ids");
   params.stop = options.str_array("stop");
   params.n = options.i64_or_default("n");
+  params.prompt_logprobs = options.i64_or_default("prompt_logprobs") != 0;
   params.ignore_eos = options.i64_or_default("ignore_eos") != 0;
   params.top_logprobs = options.i64_or_default("top_logprobs");
   params.logprobs = params.top_logprobs > 0 || options.i64_or_default("logprobs") != 0;

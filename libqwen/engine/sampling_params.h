@@ -31,6 +31,7 @@ struct SamplingParams {
   bool ignore_eos = false;
   bool logprobs = false;
   int64_t top_logprobs = 0;  // of so many likeliest tokens too; more than 0 only with logprobs
+  bool prompt_logprobs = false;
   uint64_t seed = 0;
   int64_t n = 1;                            // choices
   std::optional<int64_t> reasoning_budget;  // tokens of thought, then reasoning_end_ids are forced

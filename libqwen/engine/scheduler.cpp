@@ -10,6 +10,25 @@ int64_t first_block_seen(const CacheGroupSpec& group, int64_t next) {
   return group.window == 0 ? 0 : std::max<int64_t>(0, next - group.window + 1) / kCacheBlock;
 }
 
+// Whose turn comes first.
+bool before(const SequencePtr& a, const SequencePtr& b) {
+  const int64_t left = a->request().input().priority, right = b->request().input().priority;
+  return left != right ? left > right : a->arrival < b->arrival;
+}
+
+template <class List>
+void insert(List& list, const SequencePtr& sequence) {
+  list.insert(std::upper_bound(list.begin(), list.end(), sequence, before), sequence);
+}
+
+// A row of logits for every row of a batch is a lot of memory: 0.6 MB each for a vocabulary of 150,000.
+constexpr int64_t kMostLogitRows = 64;
+
+int64_t rows_wanted(const Sequence& sequence, int64_t budget) {
+  const bool all_logits = sequence.wants_prompt_logprobs() || sequence.request().input().tensors.logits;
+  return std::min({sequence.size() - sequence.computed, budget, all_logits ? kMostLogitRows : budget});
+}
+
 }  // namespace
 
 Scheduler::Scheduler(std::span<const CacheGroupSpec> groups, int64_t blocks, SchedulerLimits limits)
@@ -30,12 +49,18 @@ int64_t Scheduler::blocks_used() const {
 }
 
 void Scheduler::add(const std::shared_ptr<Request>& request) {
-  for (const auto& sequence : request->sequences) waiting_.emplace_back(request, sequence.get());
+  for (const auto& sequence : request->sequences) {
+    sequence->arrival = arrivals_++;
+    insert(waiting_, SequencePtr(request, sequence.get()));
+  }
 }
 
 void Scheduler::sweep() {
   const auto end_if_wanted = [](Sequence& sequence) {
     Request& request = sequence.request();
+    if (request.timed_out())
+      request.fail(Status::timeout,
+                   cat("the request has not ended within its timeout_ms of ", *request.input().timeout_ms));
     if (request.failed()) {
       sequence.finish(FinishReason::error);
     } else if (request.cancel_wanted()) {
@@ -71,23 +96,11 @@ ScheduledStep Scheduler::schedule() {
     return sequence->size() - sequence->computed == 1;
   });
   for (const auto& sequence : order) {
-    const int64_t rows = std::min(sequence->size() - sequence->computed, budget);
+    const int64_t rows = rows_wanted(*sequence, budget);
     if (rows == 0) break;
     if (std::find(running_.begin(), running_.end(), sequence) == running_.end())
       continue;  // preempted just now
-    // When the cache is full the latest arrival gives its blocks back and is computed again later, to the same bits.
-    bool room = reserve(*sequence, sequence->computed + rows);
-    while (!room && running_.back() != sequence) {
-      const SequencePtr victim = running_.back();
-      const bool scheduled =
-          std::find(step.sequences.begin(), step.sequences.end(), victim) != step.sequences.end();
-      if (scheduled) break;  // its blocks are in this step already: wait for the next one
-      release(*victim);
-      running_.pop_back();
-      waiting_.push_front(victim);
-      room = reserve(*sequence, sequence->computed + rows);
-    }
-    if (!room) continue;
+    if (!make_room(sequence, sequence->computed + rows, step)) continue;
     add_rows(step, sequence, rows);
     budget -= rows;
   }
@@ -99,27 +112,45 @@ ScheduledStep Scheduler::schedule() {
       ++i;
       continue;
     }
-    const int64_t rows = admit(*sequence, budget);
-    if (rows == 0) break;
     waiting_.erase(waiting_.begin() + static_cast<ptrdiff_t>(i));
-    running_.push_back(sequence);
+    const int64_t rows = admit(sequence, budget, step);
+    if (rows == 0) {
+      insert(waiting_, sequence);
+      break;
+    }
+    insert(running_, sequence);
     add_rows(step, sequence, rows);
     budget -= rows;
   }
   return step;
 }
 
+// Blocks for the first `positions` positions. When the cache is full, whoever comes last gives its own back and is computed
+// again later, to the same bits; those that are in this step already keep theirs. false: even so there is no room.
+bool Scheduler::make_room(const SequencePtr& sequence, int64_t positions, const ScheduledStep& step) {
+  while (!reserve(*sequence, positions)) {
+    if (running_.empty() || !before(sequence, running_.back())) return false;
+    const SequencePtr victim = running_.back();
+    if (std::find(step.sequences.begin(), step.sequences.end(), victim) != step.sequences.end()) return false;
+    release(*victim);
+    running_.pop_back();
+    insert(waiting_, victim);
+    ++preempted_;
+  }
+  return true;
+}
+
 // Cache blocks for as many rows of a waiting sequence as the budget allows; 0: there is no room yet.
-int64_t Scheduler::admit(Sequence& sequence, int64_t budget) {
-  adopt_prefix(sequence);
-  const int64_t cached = sequence.computed;
-  const int64_t rows = std::min(sequence.size() - cached, budget);
-  if (!reserve(sequence, cached + rows)) {
-    release(sequence);
+int64_t Scheduler::admit(const SequencePtr& sequence, int64_t budget, const ScheduledStep& step) {
+  adopt_prefix(*sequence);
+  const int64_t cached = sequence->computed;
+  const int64_t rows = rows_wanted(*sequence, budget);
+  if (!make_room(sequence, cached + rows, step)) {
+    release(*sequence);
     return 0;
   }
   cached_tokens_ += cached;
-  sequence.request().mark_started(cached);
+  sequence->request().mark_started(cached);
   return rows;
 }
 
@@ -128,6 +159,7 @@ int64_t Scheduler::admit(Sequence& sequence, int64_t budget) {
 void Scheduler::adopt_prefix(Sequence& sequence) {
   if (!limits_.prefix_cache) return;
   const WantedTensors& wanted = sequence.request().input().tensors;
+  if (sequence.wants_prompt_logprobs()) return;
   const int64_t most = wanted.any() ? wanted.first_row : sequence.size() - 1;
   int64_t blocks = most / kCacheBlock;
   std::vector<std::vector<int32_t>> found(groups_.size());  // [group][block]
@@ -186,7 +218,7 @@ void Scheduler::add_rows(ScheduledStep& step, const SequencePtr& sequence, int64
     const int64_t index = sequence->computed + i;
     const auto position = static_cast<int32_t>(index);
     const bool last = index + 1 == sequence->size();
-    if (wanted.any() ? wanted.logits && index >= wanted.first_row : last)
+    if (wanted.any() ? wanted.logits && index >= wanted.first_row : last || sequence->wants_prompt_logprobs())
       batch.logit_rows.push_back(static_cast<int32_t>(batch.rows()));
     batch.token_ids.push_back(sequence->tokens[static_cast<size_t>(index)]);
     batch.positions.push_back({position, position, position});

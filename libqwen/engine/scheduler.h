@@ -1,6 +1,6 @@
 // Decides which sequences (a request has one per choice) compute how many of their tokens in a step, and gives them cache
-// blocks, those of a prefix that was computed before among them. First come, first served; running sequences generate one
-// token per step, what is left of the token budget computes prompts in chunks.
+// blocks, those of a prefix that was computed before among them. By priority, then first come, first served; running
+// sequences generate one token per step, what is left of the token budget computes prompts in chunks.
 // Used by the step thread only.
 #pragma once
 
@@ -47,7 +47,7 @@ class Scheduler {
   int64_t blocks_total() const;
   int64_t blocks_used() const;
 
-  // Ends the sequences of requests that were cancelled, stopped or have failed.
+  // Ends the sequences of requests that were cancelled, stopped or have failed, and of those whose time is up.
   void sweep();
   // The next step: rows, positions, block tables, which rows want logits.
   ScheduledStep schedule();
@@ -57,11 +57,13 @@ class Scheduler {
   // Ends every request with this status.
   void finish_all(Status status, const std::string& message);
   // Sequences that have ended and given their blocks back since the last call.
+  int64_t take_preempted() { return std::exchange(preempted_, 0); }
   std::vector<SequencePtr> take_ended() { return std::exchange(ended_, {}); }
 
  private:
   void drop_finished();
-  int64_t admit(Sequence& sequence, int64_t budget);
+  bool make_room(const SequencePtr& sequence, int64_t positions, const ScheduledStep& step);
+  int64_t admit(const SequencePtr& sequence, int64_t budget, const ScheduledStep& step);
   void adopt_prefix(Sequence& sequence);
   bool reserve(Sequence& sequence, int64_t positions);
   void release(Sequence& sequence);
@@ -74,9 +76,11 @@ class Scheduler {
   SchedulerLimits limits_;
   int64_t finished_ = 0;  // sequences that have ended here
   int64_t cached_tokens_ = 0;
+  int64_t preempted_ = 0;
+  uint64_t arrivals_ = 0;
   std::vector<SequencePtr> ended_;
-  std::deque<SequencePtr> waiting_;
-  std::vector<SequencePtr> running_;  // in order of arrival
+  std::deque<SequencePtr> waiting_;  // both by priority, then in order of arrival
+  std::vector<SequencePtr> running_;
 };
 
 }  // namespace qwen

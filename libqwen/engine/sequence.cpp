@@ -11,6 +11,11 @@ Sequence::Sequence(Request& request, uint32_t choice, std::shared_ptr<const Toke
       choice_(choice),
       text_(std::move(tokenizer), request.input()) {}
 
+bool Sequence::wants_prompt_logprobs() const {
+  const RequestInput& input = request_.input();
+  return input.params.prompt_logprobs && choice_ == 0 && !input.tensors.any() && generated().empty();
+}
+
 std::span<const int32_t> Sequence::generated() const {
   return std::span(tokens).subspan(request_.input().prompt.size());
 }

@@ -30,6 +30,10 @@ class Sequence {
   std::vector<std::vector<int32_t>> block_tables;  // [cache group]; -1: not needed any more
   int64_t named_blocks = 0;  // of `computed`, how many full blocks the cache can find again
 
+  uint64_t arrival = 0;  // the scheduler's number
+
+  // The first choice computes the whole prompt with all its logits.
+  bool wants_prompt_logprobs() const;
   int64_t size() const { return static_cast<int64_t>(tokens.size()); }
   std::span<const int32_t> generated() const;
   // What its block `index` holds, and all before it: the blocks' names in the prefix cache.

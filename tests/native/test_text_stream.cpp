@@ -25,7 +25,8 @@ Split stream(const std::string& prompt, const std::string& text, std::vector<std
   std::vector<TextPiece> pieces;
   for (const int32_t id : tokenizer->encode(text)) text_stream.push(id, true, pieces);
   text_stream.finish(pieces);
-  Split split{.stop = text_stream.stop_match()};
+  Split split;
+  split.stop = text_stream.stop_match();
   for (const TextPiece& piece : pieces) {
     (piece.channel == Channel::reasoning ? split.reasoning : split.answer) += piece.text;
     if (piece.call) split.calls.push_back(*piece.call);
