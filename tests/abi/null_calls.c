@@ -219,6 +219,10 @@ static void request_calls(void) {
   REFUSED(INVALID_ARGUMENT, qwen_result_stats_get(NULL, &stats, E));
   qwen_tool_call call = {.struct_size = sizeof call};
   REFUSED(INVALID_ARGUMENT, qwen_result_tool_call_get(NULL, 0, 0, &call, E));
+  const float *logprobs = NULL;
+  REFUSED(INVALID_ARGUMENT, qwen_result_prompt_logprobs_get(NULL, &logprobs, &count, E));
+  TRUE(logprobs == NULL && count == 77);
+  REFUSED(INVALID_ARGUMENT, qwen_engine_drain(NULL, 0, E));
   qwen_result_free(NULL);
   REFUSED(INVALID_ARGUMENT, qwen_generate(NULL, prompt, NULL, NULL, NULL, &result, E));
   REFUSED(INVALID_ARGUMENT, qwen_submit(NULL, prompt, NULL, NULL, 0, &request, E));
