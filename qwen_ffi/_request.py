@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ._blocking import POLL_MILLISECONDS
 from ._handle import Handle
 from ._loader import check, library
 from ._options import OptionScope, OptionSet
@@ -12,9 +13,6 @@ from ._prompt import Prompt
 from ._reading import EVENT_DONE, read_result
 from .errors import QwenClosedError, error_for_status
 from .results import GenerationResult
-
-# A blocked foreign call cannot be interrupted by Ctrl-C; this is the longest one.
-POLL_MILLISECONDS = 50
 
 
 class Request:
