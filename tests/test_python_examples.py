@@ -40,7 +40,7 @@ PROMISES = {
 
 
 def run(example: Path, *arguments: Path, cwd: Path) -> str:
-    command = [sys.executable, example, *arguments]
+    command = [sys.executable, str(example), *map(str, arguments)]
     finished = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
     assert (finished.returncode, finished.stderr) == (0, "")
     return finished.stdout
