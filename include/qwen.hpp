@@ -539,6 +539,8 @@ class Request {
 
   /* Any thread, at any time, any number of times; takes effect within one step. */
   void cancel() noexcept { qwen_request_cancel(get()); }
+  /* Ends it well, with what it has. Any thread. */
+  void stop() noexcept { qwen_request_stop(get()); }
   /* What there is so far, of a failed or cancelled request too; complete once the DONE event is out. */
   Result result() const { return detail::result_of(qwen_request_result, get()); }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from ._blocking import POLL_MILLISECONDS
@@ -65,11 +66,13 @@ class Request:
 
     def cancel(self) -> None:
         """Any thread, any time; takes effect within one step."""
-        try:
-            with self.handle.use() as pointer:
-                self._lib.qwen_request_cancel(pointer)
-        except QwenClosedError:
-            pass
+        with suppress(QwenClosedError), self.handle.use() as pointer:
+            self._lib.qwen_request_cancel(pointer)
+
+    def stop(self) -> None:
+        """The same, but the request ends well, with what it has."""
+        with suppress(QwenClosedError), self.handle.use() as pointer:
+            self._lib.qwen_request_stop(pointer)
 
     def result(self) -> GenerationResult:
         """What has been generated so far; all of it once the DONE event is out."""
