@@ -14,7 +14,7 @@
  *   Errors    A call that fails throws qwen::Error: its code() is a QWEN_ERR_…, its what() names the file, key or value.
  *             Destructors and what is marked noexcept do not throw. With -fno-exceptions use qwen.h itself.
  *   Owners    Options, Tokenizer, Model, Prompt, Request, Queue, Tensors and Engine own one handle each; they can be moved,
- *             not copied. One that was moved from may be destroyed or assigned to; other calls on it throw
+ *             not copied. After that the old one is empty: destroy it or assign to it, most other calls on it throw
  *             QWEN_ERR_INVALID_ARGUMENT. get() lends the handle to the functions of qwen.h that have no twin here.
  *   Values    Result, Choice, ToolCall, Stats, ModelInfo and EngineStats own what they hold. Span, std::string_view, Event
  *             and Tensor are borrowed; their comments say for how long.
@@ -114,13 +114,13 @@ Struct read(Function function, Arguments... arguments) {
   return filled;
 }
 
-/* Fills a text or a list whose size is known only afterwards: fill(data, capacity, &needed). */
-template <class Container, class Fill>
-Container collect(size_t guess, Fill fill) {
+/* And for one that fills a text or a list whose size is known only afterwards. */
+template <class Container, class Function, class... Arguments>
+Container collect(size_t guess, Function function, Arguments... arguments) {
   Container out;
   for (size_t needed = guess;;) {
     out.resize(needed);
-    fill(out.data(), out.size(), &needed);
+    call(function, arguments..., out.data(), out.size(), &needed);
     const bool whole = needed <= out.size();
     out.resize(needed);
     if (whole) return out;
@@ -166,20 +166,15 @@ class Options {
   /* Integers, bool (0 / 1) and floating-point numbers. */
   template <class Number, class = std::enable_if_t<std::is_arithmetic_v<Number>>>
   Options& set(const std::string& key, Number value) {
-    if constexpr (std::is_integral_v<Number>)
-      detail::call(qwen_options_set_i64, handle(), key.c_str(), static_cast<int64_t>(value));
-    else
-      detail::call(qwen_options_set_f64, handle(), key.c_str(), static_cast<double>(value));
-    return *this;
+    if constexpr (std::is_integral_v<Number>) return apply(qwen_options_set_i64, key, static_cast<int64_t>(value));
+    else return apply(qwen_options_set_f64, key, static_cast<double>(value));
   }
   Options& set(const std::string& key, std::string_view text) {
-    detail::call(qwen_options_set_str, handle(), key.c_str(), text.data(), text.size());
-    return *this;
+    return apply(qwen_options_set_str, key, text.data(), text.size());
   }
   /* Lists: of token ids, of texts, and of pairs of token id and bias. */
   Options& set(const std::string& key, Span<const int32_t> ids) {
-    detail::call(qwen_options_set_i32_array, handle(), key.c_str(), ids.data(), ids.size());
-    return *this;
+    return apply(qwen_options_set_i32_array, key, ids.data(), ids.size());
   }
   Options& set(const std::string& key, const std::vector<std::string>& texts) {
     std::vector<const char*> pointers;
@@ -188,8 +183,7 @@ class Options {
       pointers.push_back(text.data());
       lengths.push_back(text.size());
     }
-    detail::call(qwen_options_set_str_array, handle(), key.c_str(), pointers.data(), lengths.data(), texts.size());
-    return *this;
+    return apply(qwen_options_set_str_array, key, pointers.data(), lengths.data(), texts.size());
   }
   Options& set(const std::string& key, const std::vector<std::pair<int32_t, float>>& biases) {
     std::vector<int32_t> ids;
@@ -198,8 +192,7 @@ class Options {
       ids.push_back(id);
       values.push_back(bias);
     }
-    detail::call(qwen_options_set_bias, handle(), key.c_str(), ids.data(), values.data(), ids.size());
-    return *this;
+    return apply(qwen_options_set_bias, key, ids.data(), values.data(), ids.size());
   }
   /* The same lists in braces. */
   Options& set(const std::string& key, std::initializer_list<int32_t> ids) {
@@ -222,12 +215,14 @@ class Options {
         return 1;
       }
     };
-    const qwen_destroy_fn destroy = [](void* user) noexcept { delete static_cast<Function*>(user); };
-    auto user = std::make_unique<Function>(std::move(on_progress));
-    detail::call(qwen_options_set_callback, handle(), "progress", reinterpret_cast<qwen_callback_fn>(border),
-                 static_cast<void*>(user.get()), destroy);
-    static_cast<void>(user.release()); /* the library destroys it from here on */
-    return *this;
+    return apply_callback("progress", reinterpret_cast<qwen_callback_fn>(border), std::move(on_progress));
+  }
+  /* on_step is called after every step of the engine, on the engine's own thread, which waits for it: it must not call the
+   * engine, and must not throw, which would end the program. Lives as on_progress does. */
+  Options& set_trace(std::function<void(const qwen_step& step)> on_step) {
+    using Function = std::function<void(const qwen_step&)>;
+    const qwen_step_fn border = [](const qwen_step* step, void* user) noexcept { (*static_cast<Function*>(user))(*step); };
+    return apply_callback("trace", reinterpret_cast<qwen_callback_fn>(border), std::move(on_step));
   }
 
   /* NULL while nothing was set. */
@@ -235,9 +230,19 @@ class Options {
 
  private:
   using Handle = detail::Handle<qwen_options, qwen_options_free>;
-  qwen_options* handle() {
+  template <class Function, class... Arguments>
+  Options& apply(Function function, const std::string& key, Arguments... value) {
     if (!handle_) handle_ = detail::make<Handle>(qwen_options_new);
-    return handle_.get();
+    detail::call(function, handle_.get(), key.c_str(), value...);
+    return *this;
+  }
+  template <class Function>
+  Options& apply_callback(const std::string& key, qwen_callback_fn border, Function callback) {
+    const qwen_destroy_fn destroy = [](void* user) noexcept { delete static_cast<Function*>(user); };
+    auto user = std::make_unique<Function>(std::move(callback));
+    apply(qwen_options_set_callback, key, border, static_cast<void*>(user.get()), destroy);
+    static_cast<void>(user.release()); /* the library destroys it from here on */
+    return *this;
   }
   Handle handle_;
 };
@@ -300,15 +305,11 @@ class Tokenizer {
 
   /* Text to token ids. flags: QWEN_ENCODE_…, such as QWEN_ENCODE_PLAIN for text that is not to be trusted. */
   std::vector<int32_t> encode(std::string_view text, uint32_t flags = 0) const {
-    return detail::collect<std::vector<int32_t>>(text.size(), [&](int32_t* ids, size_t capacity, size_t* count) {
-      detail::call(qwen_tokenizer_encode, get(), text.data(), text.size(), flags, ids, capacity, count);
-    });
+    return detail::collect<std::vector<int32_t>>(text.size(), qwen_tokenizer_encode, get(), text.data(), text.size(), flags);
   }
   /* Token ids to text. flags: QWEN_DECODE_… */
   std::string decode(Span<const int32_t> ids, uint32_t flags = 0) const {
-    return detail::collect<std::string>(8 * ids.size(), [&](char* text, size_t capacity, size_t* length) {
-      detail::call(qwen_tokenizer_decode, get(), ids.data(), ids.size(), flags, text, capacity, length);
-    });
+    return detail::collect<std::string>(8 * ids.size(), qwen_tokenizer_decode, get(), ids.data(), ids.size(), flags);
   }
   /* Highest token id + 1. */
   int32_t size() const noexcept { return qwen_tokenizer_size(get()); }
@@ -355,49 +356,34 @@ class Prompt {
     return prompt;
   }
 
-  Prompt& text(std::string_view text) {
-    detail::call(qwen_prompt_add_text, get(), text.data(), text.size());
-    return *this;
-  }
-  Prompt& tokens(Span<const int32_t> ids) {
-    detail::call(qwen_prompt_add_tokens, get(), ids.data(), ids.size());
-    return *this;
-  }
+  Prompt& text(std::string_view text) { return add(qwen_prompt_add_text, text.data(), text.size()); }
+  Prompt& tokens(Span<const int32_t> ids) { return add(qwen_prompt_add_tokens, ids.data(), ids.size()); }
   Prompt& message(const std::string& role, std::string_view content) {
-    detail::call(qwen_prompt_add_message, get(), role.c_str(), content.data(), content.size());
-    return *this;
+    return add(qwen_prompt_add_message, role.c_str(), content.data(), content.size());
   }
   /* A message as a JSON object or several as an array, in the form of OpenAI's chat interface: tool calls, thoughts, … */
-  Prompt& messages_json(std::string_view json) {
-    detail::call(qwen_prompt_add_message_json, get(), json.data(), json.size());
-    return *this;
-  }
+  Prompt& messages_json(std::string_view json) { return add(qwen_prompt_add_message_json, json.data(), json.size()); }
   /* The tools the model may call, a JSON array. Replaces what was set before. */
-  Prompt& tools(std::string_view json) {
-    detail::call(qwen_prompt_set_tools, get(), json.data(), json.size());
-    return *this;
-  }
+  Prompt& tools(std::string_view json) { return add(qwen_prompt_set_tools, json.data(), json.size()); }
   /* Further variables of the chat template, a JSON object such as {"enable_thinking": false}. */
-  Prompt& variables(std::string_view json) {
-    detail::call(qwen_prompt_set_variables, get(), json.data(), json.size());
-    return *this;
-  }
+  Prompt& variables(std::string_view json) { return add(qwen_prompt_set_variables, json.data(), json.size()); }
 
   /* The text, and the token ids, that the model would be given. Of the options only reasoning_mode matters. */
   std::string render(const Model& model, const Options& options = {}) const {
-    return detail::collect<std::string>(1024, [&](char* text, size_t capacity, size_t* length) {
-      detail::call(qwen_prompt_render, get(), model.get(), options.get(), text, capacity, length);
-    });
+    return detail::collect<std::string>(1024, qwen_prompt_render, get(), model.get(), options.get());
   }
   std::vector<int32_t> encode(const Model& model, const Options& options = {}) const {
-    return detail::collect<std::vector<int32_t>>(1024, [&](int32_t* ids, size_t capacity, size_t* count) {
-      detail::call(qwen_prompt_encode, get(), model.get(), options.get(), ids, capacity, count);
-    });
+    return detail::collect<std::vector<int32_t>>(1024, qwen_prompt_encode, get(), model.get(), options.get());
   }
 
   qwen_prompt* get() const noexcept { return handle_.get(); }
 
  private:
+  template <class Function, class... Arguments>
+  Prompt& add(Function function, Arguments... part) {
+    detail::call(function, get(), part...);
+    return *this;
+  }
   using Handle = detail::Handle<qwen_prompt, qwen_prompt_free>;
   Handle handle_;
 };
@@ -477,6 +463,7 @@ using Stats = qwen_stats;
 struct Result {
   std::vector<Choice> choices;
   Stats stats = detail::sized<Stats>();
+  std::vector<float> prompt_logprobs; /* one per token of the prompt, the first is 0; empty unless asked for */
 
   /* The answer, for the usual case of one choice. std::out_of_range when there is none. */
   const std::string& text() const { return choices.at(0).text; }
@@ -500,8 +487,8 @@ inline Result copy(const qwen_result* from) {
     choice.token_ids = copy(raw.token_ids, raw.token_count);
     choice.logprobs = copy(raw.logprobs, raw.token_count);
     for (size_t i = 0; i < raw.tool_call_count; ++i) {
-      const auto call = read<qwen_tool_call>(qwen_result_tool_call_get, from, index, i);
-      choice.tool_calls.push_back({{call.name, call.name_length}, {call.arguments, call.arguments_length}});
+      const auto tool = read<qwen_tool_call>(qwen_result_tool_call_get, from, index, i);
+      choice.tool_calls.push_back({{tool.name, tool.name_length}, {tool.arguments, tool.arguments_length}});
     }
     if (raw.stop_text) choice.stop_text.emplace(raw.stop_text, raw.stop_text_length);
     choice.top_token_ids = copy(raw.top_token_ids, raw.token_count * raw.top_count);
@@ -509,9 +496,16 @@ inline Result copy(const qwen_result* from) {
     choice.top_count = raw.top_count;
   }
   result.stats = read<qwen_stats>(qwen_result_stats_get, from);
+  const float* logprobs = nullptr;
+  size_t count = 0;
+  call(qwen_result_prompt_logprobs_get, from, &logprobs, &count);
+  result.prompt_logprobs = copy(logprobs, count);
   return result;
 }
-using ResultHandle = Handle<qwen_result, qwen_result_free>;
+template <class Function, class... Arguments>
+Result result_of(Function function, Arguments... arguments) {
+  return copy(make<Handle<qwen_result, qwen_result_free>>(function, arguments...).get());
+}
 
 }  // namespace detail
 
@@ -545,10 +539,10 @@ class Request {
 
   /* Any thread, at any time, any number of times; takes effect within one step. */
   void cancel() noexcept { qwen_request_cancel(get()); }
+  /* Ends it well, with what it has. Any thread. */
+  void stop() noexcept { qwen_request_stop(get()); }
   /* What there is so far, of a failed or cancelled request too; complete once the DONE event is out. */
-  Result result() const {
-    return detail::copy(detail::make<detail::ResultHandle>(qwen_request_result, get()).get());
-  }
+  Result result() const { return detail::result_of(qwen_request_result, get()); }
 
   qwen_request* get() const noexcept { return handle_.get(); }
 
@@ -684,6 +678,7 @@ struct EngineStats {
   int64_t running{}, waiting{}, finished{}, steps{}, prompt_tokens{}, generated_tokens{};
   int64_t cache_blocks_total{}, cache_blocks_used{}, cache_block_tokens{}, cache_bytes{};
   std::string backend;
+  int64_t cached_tokens{};
 };
 
 class Engine {
@@ -697,8 +692,7 @@ class Engine {
 
   /* Generates and blocks until done. */
   Result generate(const Prompt& prompt, const Options& options = {}) {
-    return detail::copy(detail::make<detail::ResultHandle>(qwen_generate, get(), prompt.get(), options.get(),
-                                                           qwen_event_fn{nullptr}, nullptr).get());
+    return detail::result_of(qwen_generate, get(), prompt.get(), options.get(), nullptr, nullptr);
   }
   /* The same with on_event(const Event&), called on this thread for every event; it returns nothing or a Flow. An exception
    * it throws cancels the request and comes out of here unchanged. */
@@ -706,8 +700,7 @@ class Engine {
   Result generate(const Prompt& prompt, const Options& options, Callback&& on_event) {
     Border<std::remove_reference_t<Callback>> border{on_event, nullptr};
     try {
-      return detail::copy(detail::make<detail::ResultHandle>(qwen_generate, get(), prompt.get(), options.get(),
-                                                             &border.call, static_cast<void*>(&border)).get());
+      return detail::result_of(qwen_generate, get(), prompt.get(), options.get(), &border.call, &border);
     } catch (const Error&) {
       if (border.thrown) std::rethrow_exception(border.thrown);
       throw;
@@ -744,12 +737,19 @@ class Engine {
                                                  outputs, options.get()));
   }
 
+  /* For a graceful end: new requests are refused with QWEN_ERR_CLOSED from now on; waits for those in flight. False: some
+   * still run; call again, or destroy the engine. */
+  bool drain(std::chrono::milliseconds timeout = forever) {
+    return detail::call<QWEN_ERR_TIMEOUT>(qwen_engine_drain, get(), int64_t{timeout.count()}) == QWEN_OK;
+  }
+
   /* One more reference to the engine's model. */
   Model model() const noexcept { return detail::share(qwen_engine_model(get())); }
   EngineStats stats() const {
     const auto raw = detail::read<qwen_engine_stats>(qwen_engine_stats_get, get());
     return {raw.threads, raw.running, raw.waiting, raw.finished, raw.steps, raw.prompt_tokens, raw.generated_tokens,
-            raw.cache_blocks_total, raw.cache_blocks_used, raw.cache_block_tokens, raw.cache_bytes, raw.backend};
+            raw.cache_blocks_total, raw.cache_blocks_used, raw.cache_block_tokens, raw.cache_bytes, raw.backend,
+            raw.cached_tokens};
   }
 
   qwen_engine* get() const noexcept { return handle_.get(); }

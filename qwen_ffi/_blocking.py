@@ -9,6 +9,9 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+# Calls that can be polled wait in turns: a blocked foreign call cannot be interrupted by Ctrl-C, and this is the longest.
+POLL_MILLISECONDS = 50
+
 
 class _Call(Generic[T]):
     """One call: what it returned or raised, and whether anybody still wants it."""

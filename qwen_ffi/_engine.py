@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
-from ._blocking import run_interruptibly
+from ._blocking import POLL_MILLISECONDS, run_interruptibly
 from ._handle import Handle
 from ._loader import check, library
 from ._options import OptionScope, OptionSet
@@ -92,6 +93,23 @@ class Engine:
             return EngineStats(
                 **{field.name: _plain(ffi, field.type, getattr(stats, field.name)) for field in fields(EngineStats)}
             )
+
+    def drain(self, timeout: float | None) -> bool:
+        """Refuses new requests and waits, `timeout` seconds at most, for those in flight. False: some are left."""
+        loaded = library()
+        lib, error = loaded.lib, loaded.ffi.new("qwen_error **")
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = POLL_MILLISECONDS if end is None else min(POLL_MILLISECONDS, (end - time.monotonic()) * 1e3)
+            with self.handle.use() as engine:  # for one turn only: close() must not have to wait for the requests
+                status = lib.qwen_engine_drain(engine, max(int(left), 0), error)
+            if status != lib.QWEN_ERR_TIMEOUT:
+                check(status, error)
+                return True
+            lib.qwen_error_free(error[0])
+            error[0] = loaded.ffi.NULL
+            if end is not None and time.monotonic() >= end:
+                return False
 
     def counters(self) -> dict[str, int]:
         """How often each kernel has run, by name, e.g. "linear.bf16.avx512"."""

@@ -70,6 +70,11 @@ class Handle:
         self._finalizer()
 
 
+# With the first finalizer of a process, weakref.finalize registers an exit function after which it calls none any more.
+# Exit functions run in reverse order: one that is to close handles has to be registered later than that.
+weakref.finalize(Handle, lambda: None).detach()
+
+
 @atexit.register
 def _close_all() -> None:
     for handle in list(_to_close_at_exit):

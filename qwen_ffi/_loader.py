@@ -113,12 +113,16 @@ def _candidates() -> list[str]:
     return list(LIBRARY_NAMES)
 
 
+# The library has threads: it must never be unmapped, not even while the interpreter clears its modules at exit.
+_FLAGS = os.RTLD_NOW | getattr(os, "RTLD_NODELETE", 0)
+
+
 def _open(ffi: Any) -> tuple[Any, str]:
     reasons = []
     candidates = _candidates()
     for candidate in candidates:
         try:
-            return ffi.dlopen(candidate), candidate
+            return ffi.dlopen(candidate, _FLAGS), candidate
         except OSError as error:
             reasons.append(str(error))
     if candidates == list(LIBRARY_NAMES):
@@ -126,7 +130,7 @@ def _open(ffi: Any) -> tuple[Any, str]:
 
         found = find_library("qwen")
         if found:
-            return ffi.dlopen(found), found
+            return ffi.dlopen(found, _FLAGS), found
     raise QwenLibraryError(
         "libqwen.so could not be loaded: " + "; ".join(reasons) + ". Install the package with pip, "
         "or set QWEN_LIBRARY to the path of a libqwen.so"

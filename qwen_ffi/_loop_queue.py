@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
 import weakref
 from collections import deque
 from collections.abc import Mapping
@@ -140,5 +141,7 @@ class LoopQueue:
                 mailbox.wake()
 
     def __del__(self) -> None:
+        if sys.is_finalizing():
+            return  # the engines have been closed before, and there is nobody left to be told
         for mailbox in list(getattr(self, "_mailboxes", {}).values()):
             mailbox.end(QwenClosedError("the event loop of this answer was closed"))

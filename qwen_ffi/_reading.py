@@ -34,6 +34,8 @@ def read_result(ffi: Any, lib: Any, result: Any) -> GenerationResult:
     error = ffi.new("qwen_error **")
     stats = ffi.new("qwen_stats *", {"struct_size": ffi.sizeof("qwen_stats")})
     check(lib.qwen_result_stats_get(result, stats, error), error)
+    prompt_logprobs, prompt_tokens = ffi.new("float **"), ffi.new("size_t *")
+    check(lib.qwen_result_prompt_logprobs_get(result, prompt_logprobs, prompt_tokens, error), error)
     return GenerationResult(
         choices=tuple(_choice(ffi, lib, result, index) for index in range(lib.qwen_result_choice_count(result))),
         stats=RequestStats(
@@ -45,7 +47,11 @@ def read_result(ffi: Any, lib: Any, result: Any) -> GenerationResult:
             generate_seconds=stats.generate_seconds,
             first_token_seconds=stats.first_token_seconds,
             seed=stats.seed,
+            inter_token_p50_seconds=stats.inter_token_p50_seconds,
+            inter_token_p99_seconds=stats.inter_token_p99_seconds,
+            inter_token_max_seconds=stats.inter_token_max_seconds,
         ),
+        prompt_logprobs=_floats(ffi, prompt_logprobs[0], prompt_tokens[0]),
     )
 
 

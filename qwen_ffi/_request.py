@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
+from ._blocking import POLL_MILLISECONDS
 from ._handle import Handle
 from ._loader import check, library
 from ._options import OptionScope, OptionSet
@@ -12,9 +14,6 @@ from ._prompt import Prompt
 from ._reading import EVENT_DONE, read_result
 from .errors import QwenClosedError, error_for_status
 from .results import GenerationResult
-
-# A blocked foreign call cannot be interrupted by Ctrl-C; this is the longest one.
-POLL_MILLISECONDS = 50
 
 
 class Request:
@@ -67,11 +66,13 @@ class Request:
 
     def cancel(self) -> None:
         """Any thread, any time; takes effect within one step."""
-        try:
-            with self.handle.use() as pointer:
-                self._lib.qwen_request_cancel(pointer)
-        except QwenClosedError:
-            pass
+        with suppress(QwenClosedError), self.handle.use() as pointer:
+            self._lib.qwen_request_cancel(pointer)
+
+    def stop(self) -> None:
+        """The same, but the request ends well, with what it has."""
+        with suppress(QwenClosedError), self.handle.use() as pointer:
+            self._lib.qwen_request_stop(pointer)
 
     def result(self) -> GenerationResult:
         """What has been generated so far; all of it once the DONE event is out."""

@@ -57,6 +57,10 @@ class AsyncGenerationStream(AsyncIterator[StreamEvent]):
         """Cancels from any thread: the iteration then raises QwenCancelledError, within one step."""
         self._mailbox.request.cancel()
 
+    def stop(self) -> None:
+        """Ends the answer from any thread, within one step: the iteration comes to its end, and `result` is what there is."""
+        self._mailbox.request.stop()
+
     def close(self) -> None:
         """aclose() without having to await it."""
         self._ended = True

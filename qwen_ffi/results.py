@@ -82,6 +82,10 @@ class RequestStats:
     generate_seconds: float  # first token to last token
     first_token_seconds: float  # submit to first token
     seed: int  # the seed that was used: given, or drawn
+    # Between one token of a choice and its next one: median, 99th percentile and longest; 0 when there are no two.
+    inter_token_p50_seconds: float = 0.0
+    inter_token_p99_seconds: float = 0.0
+    inter_token_max_seconds: float = 0.0
 
     @property
     def tokens_per_second(self) -> float:
@@ -115,6 +119,8 @@ class GenerationResult:
 
     choices: tuple[Choice, ...]
     stats: RequestStats
+    # One per token of the prompt, behind those before it; the first one is 0. None unless asked for.
+    prompt_logprobs: tuple[float, ...] | None = None
 
     @property
     def text(self) -> str:

@@ -32,10 +32,13 @@ class SamplingConfig:
     seed: int | None = None  # makes sampling repeatable
     logprobs: bool | None = None  # report the log-probability of every chosen token
     top_logprobs: int | None = None  # report so many of the likeliest tokens at every place, 0 to 20
+    prompt_logprobs: bool | None = None  # report the log-probability of every token of the prompt
     reasoning_mode: bool | None = None  # thinking before the answer: on, off, None as the chat template has it
     reasoning_budget: int | None = None  # most tokens of thinking; then the thought is ended with reasoning_end_text
     reasoning_end_text: str | None = None  # what ends a thought that has used up its budget
     n: int | None = None  # answers per prompt
+    priority: int | None = None  # higher ones are begun first; equal ones in the order of arrival
+    timeout_ms: int | None = None  # a request that has not ended by then raises QwenTimeoutError; milliseconds
 
 
 def resolve(config: SamplingConfig | None, overrides: Mapping[str, Any]) -> dict[str, Any]:

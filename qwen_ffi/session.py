@@ -299,9 +299,18 @@ class QwenInferenceSession:
         """How often each kernel has run, by name: what run-time dispatch really chose."""
         return self._engine.counters()
 
+    def drain(self, timeout: float | None = None) -> bool:
+        """For a graceful end: from now on new requests raise QwenClosedError, and those in flight are waited for, `timeout`
+        seconds at most; None: as long as it takes. False: some are still running. Any thread; close() comes after."""
+        return self._engine.drain(timeout)
+
     def close(self) -> None:
         """Ends every request in flight (they raise QwenClosedError) and frees the model. Any number of times."""
         self._engine.handle.close()
+
+    async def adrain(self, timeout: float | None = None) -> bool:
+        """drain() for asyncio. Cancelling the task leaves at once; new requests stay refused."""
+        return await run_awaitably(lambda: self.drain(timeout), discard=lambda done: None, on_cancel=lambda: None)
 
     async def aclose(self) -> None:
         """close() for asyncio: does not block the event loop while the engine stops."""

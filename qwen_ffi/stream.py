@@ -50,6 +50,10 @@ class GenerationStream(Iterator[StreamEvent]):
         """Cancels from any thread: the iteration then raises QwenCancelledError, within one step."""
         self._request.cancel()
 
+    def stop(self) -> None:
+        """Ends the answer from any thread, within one step: the iteration comes to its end, and `result` is what there is."""
+        self._request.stop()
+
     def close(self) -> None:
         """Cancels what is still running and frees it; the iteration is over. Any number of times."""
         self._ended = True

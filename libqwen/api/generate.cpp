@@ -133,6 +133,10 @@ void qwen_request_cancel(qwen_request* request) {
   if (request && request->owner.is_this_process()) request->request->cancel();
 }
 
+void qwen_request_stop(qwen_request* request) {
+  if (request && request->owner.is_this_process()) request->request->stop();
+}
+
 int32_t qwen_request_result(const qwen_request* request, qwen_result** result, qwen_error** error) {
   return api::guard(error, [&] {
     api::require(request, "request");

@@ -38,7 +38,6 @@ std::vector<Event> EventQueue::pop_all(int64_t timeout_ms) {
   std::unique_lock lock(mutex_);
   std::vector<Event> taken;
   if (!wait(lock, timeout_ms)) return taken;
-  // Events of requests that the host has freed meanwhile are nobody's any more.
   std::copy_if(std::make_move_iterator(events_.begin()), std::make_move_iterator(events_.end()),
                std::back_inserter(taken), [](const Event& event) { return !event.request->detached(); });
   events_.clear();
@@ -57,7 +56,13 @@ int EventQueue::descriptor() {
 }
 
 bool EventQueue::wait(std::unique_lock<std::mutex>& lock, int64_t timeout_ms) {
-  const auto ready = [this] { return !events_.empty(); };
+  const auto ready = [this] {
+    // Events of requests that the host has freed meanwhile are nobody's any more: they are nothing to wake up for.
+    if (events_.empty()) return false;
+    while (!events_.empty() && events_.front().request->detached()) events_.pop_front();
+    if (events_.empty()) signal(false);
+    return !events_.empty();
+  };
   if (timeout_ms < 0) {
     arrived_.wait(lock, ready);
     return true;

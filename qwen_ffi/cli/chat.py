@@ -106,8 +106,6 @@ class Chat:
                 if self._interactive:
                     print()
                 break
-            except UnicodeDecodeError:
-                self._complain("that was not UTF-8")
             except KeyboardInterrupt:
                 if not self._interactive:
                     raise
@@ -230,7 +228,7 @@ class Chat:
         info, stats = self._session.info, self._session.stats()
         blocks = stats.cache_blocks_used / stats.cache_blocks_total if stats.cache_blocks_total else 0.0
         print(f"model         {info.architecture}, {_count(info.parameters)} parameters, {_bytes(info.weight_bytes)}")
-        print(f"engine        {stats.backend}, {stats.threads} threads")
+        print(f"engine        {stats.backend}, {stats.threads} threads, {stats.running} requests running")
         print(f"conversation  {len(self._conversation.messages)} messages, {self._used:,} of {info.context_length:,} tokens")
         print(f"computed      {stats.prompt_tokens:,} prompt tokens, {stats.generated_tokens:,} generated")
         print(f"cache         {_bytes(stats.cache_bytes)}, {blocks:.0%} in use", flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -52,11 +53,13 @@ class LineReader:
         self._interactive = is_interactive()
         self._readline = _readline() if self._interactive else None
         self._known = 0
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="surrogateescape")  # the library says what is no UTF-8, and the rest is read on
         if self._readline is not None:
             self._prepare(self._readline, complete)
 
     def read(self) -> str:
-        """The next message. Raises EOFError at the end, KeyboardInterrupt for Ctrl-C, and UnicodeDecodeError."""
+        """The next message. Raises EOFError at the end, and KeyboardInterrupt for Ctrl-C."""
         lines: list[str] = []
         while True:
             try:

@@ -331,14 +331,20 @@ void test_queue(qwen::Engine& engine) {
   for (size_t i = 0; i < kRequests; ++i) CHECK(requests[i].result().text() == texts[i]);
   CHECK(error_of([&] { requests[0].next(); }).code() == QWEN_ERR_INVALID_ARGUMENT);
 
-  // The events of a request that has gone wake nobody: only the live one's arrive.
+  // The events of a request that has gone are nobody's: next goes on waiting for the live one's.
+  {
+    const qwen::Request gone = engine.submit(queue, 99, sum(2, 2), greedy());
+    CHECK(poll(&wait, 1, 60'000) == 1);
+  }
   qwen::Request live = engine.submit(queue, 100, sum(1, 1), greedy());
-  static_cast<void>(engine.submit(queue, 99, sum(2, 2), greedy()));
-  for (bool over = false; !over;)
-    for (const qwen::Event& event : queue.next()) {
+  for (bool over = false; !over;) {
+    const auto events = queue.next();
+    CHECK(!events.empty());
+    for (const qwen::Event& event : events) {
       CHECK(event.tag() == 100);
       over = event.done();
     }
+  }
 }
 
 void test_forward(qwen::Engine& engine) {
@@ -370,7 +376,30 @@ void test_forward(qwen::Engine& engine) {
     invalid = true;
   }
   CHECK(out_of_range && invalid);
+
+  const auto kept = qwen::Engine(engine.model()).forward(sequences);  // outlives its engine
+  CHECK(std::equal(logits.values().begin(), logits.values().end(), kept.at(0).values().begin()));
   CHECK(error_of([&] { engine.forward({}); }).code() == QWEN_ERR_INVALID_ARGUMENT);
+}
+
+void test_trace_and_drain(const std::string& folder) {
+  int64_t rows = 0;
+  qwen::Options options;
+  options.set_trace([&](const qwen_step& step) { rows += step.prompt_rows + step.generate_rows; });
+  qwen::Engine engine(folder, options);
+  qwen::Options wanted = greedy();
+  wanted.set("prompt_logprobs", true);
+  const qwen::Result result = engine.generate(sum(1, 2), wanted);
+  CHECK(result.prompt_logprobs.size() == static_cast<size_t>(result.stats.prompt_tokens));
+  CHECK(engine.generate(sum(1, 2), greedy()).prompt_logprobs.empty());
+
+  const qwen::Request running = engine.stream(sum(1, 2), greedy());
+  while (!engine.drain(std::chrono::milliseconds(1))) {
+  }
+  CHECK(running.result().choices.at(0).finish_reason == QWEN_FINISH_STOP);
+  CHECK(error_of([&] { engine.chat("Hello"); }).code() == QWEN_ERR_CLOSED);
+  const qwen::EngineStats stats = engine.stats();
+  CHECK(rows > 0 && stats.steps > 0 && stats.running + stats.waiting == 0);
 }
 
 void test_model_from_memory(const std::string& folder) {
@@ -418,6 +447,7 @@ int main(int argc, char** argv) {
     test_leaving_a_stream_early(endless);
     test_queue(engine);
     test_forward(engine);
+    test_trace_and_drain(folder);
     test_model_from_memory(folder);
     test_ranges(engine);
   } catch (const std::exception& error) {

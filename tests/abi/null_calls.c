@@ -228,6 +228,7 @@ static void request_calls(void) {
   REFUSED(INVALID_ARGUMENT, qwen_submit(NULL, prompt, NULL, NULL, 0, &request, E));
   REFUSED(INVALID_ARGUMENT, qwen_request_next(NULL, 0, &event, E));
   qwen_request_cancel(NULL);
+  qwen_request_stop(NULL);
   REFUSED(INVALID_ARGUMENT, qwen_request_result(NULL, &result, E));
   qwen_request_free(NULL);
   TRUE(result == UNSET(qwen_result) && request == UNSET(qwen_request));

@@ -226,6 +226,16 @@ def test_async_answers_have_tool_calls_and_choices_too(says: Says) -> None:
     asyncio.run(ask())
 
 
+def test_a_stopped_stream_keeps_what_it_has(slow_session: QwenInferenceSession) -> None:
+    with slow_session.stream_ids([5, 6], max_tokens=30000, ignore_eos=True) as stream:
+        seen = [token for _, event in zip(range(5), stream, strict=False) for token in event.token_ids]
+        stream.stop()
+        seen += [token for event in stream for token in event.token_ids]
+        assert list(stream.result.token_ids) == seen
+        assert 5 <= len(seen) < 100
+        assert stream.result.finish_reason == FinishReason.STOP
+
+
 BAD = [
     ({"n": 0}, "option 'n' is 0; allowed are 1 to 128"),
     ({"n": 129}, "option 'n'"),

@@ -255,6 +255,18 @@ def test_closing_the_session_ends_its_streams(slow_model: Path) -> None:
     run(work())
 
 
+def test_draining_does_not_block_the_loop(tiny_model: Path) -> None:
+    async def work() -> None:
+        async with await QwenInferenceSession.aopen(tiny_model) as session:
+            stream = session.astream(TEXT, max_tokens=200, ignore_eos=True)
+            assert await session.adrain() is True
+            assert sum([len(event.token_ids) async for event in stream]) == 200
+            with pytest.raises(QwenClosedError, match="drain"):
+                await session.agenerate(TEXT)
+
+    run(work())
+
+
 def test_a_loop_that_ends_takes_its_streams_with_it(slow_text_session: QwenInferenceSession) -> None:
     before = open_files()
     left: list[AsyncGenerationStream] = []
@@ -422,7 +434,7 @@ asyncio.run(work())
 print("end")
 """
     run = subprocess.run(
-        [sys.executable, "-X", "dev", "-c", program, str(slow_model)],
+        [sys.executable, "-W", "default", "-c", program, str(slow_model)],
         capture_output=True,
         text=True,
         timeout=30,

@@ -154,7 +154,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(chat: Chat, slow_chat_model
     terminal.expect("[stopped after ")
     assert time.monotonic() - sent < 1
     terminal.expect("> ")
-    assert re.search(r"computed .* generated", terminal.ask("/stats"))
+    assert "0 requests running" in terminal.ask("/stats")
     terminal.ask(f"/save {tmp_path / 'saved.json'}")
     saved = json.loads((tmp_path / "saved.json").read_text())
     assert [message["role"] for message in saved["messages"]] == ["user", "assistant"]
@@ -261,6 +261,7 @@ def test_tab_completes(chat: Chat, demo_model: Path) -> None:
 def piped(child: dict[str, Any], model: Path, text: str | bytes, *flags: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "qwen_ffi", "chat", str(model), "--temperature", "0", *flags]
     data = text.encode() if isinstance(text, str) else text
+    child = {**child, "env": {**child["env"], "LC_ALL": "C.UTF-8"}}  # where Python is strict with what it reads
     run = subprocess.run(command, input=data, capture_output=True, timeout=60, **child)
     return subprocess.CompletedProcess(command, run.returncode, run.stdout.decode(), run.stderr.decode())
 

@@ -167,6 +167,27 @@ def test_logprobs_are_there_when_asked_for(session: QwenInferenceSession) -> Non
     assert result.top_logprobs is None
 
 
+def test_the_prompts_own_logprobs_are_those_of_a_forward_pass(tiny_model: Path) -> None:
+    ids = [5, 6, 7, 8, 9]
+    with QwenInferenceSession(tiny_model, dtype="f32") as session:
+        found = session.complete_ids(ids, max_tokens=1, prompt_logprobs=True).prompt_logprobs
+        assert session.complete_ids(ids, max_tokens=1).prompt_logprobs is None
+        logits = session.run(None, {"input_ids": [ids]})[0][0].astype("float64")
+    assert found is not None
+    assert len(found) == len(ids)
+    assert found[0] == 0
+    for place in range(1, len(ids)):
+        row = logits[place - 1]
+        expected = row[ids[place]] - row.max() - math.log(sum(math.exp(value) for value in row - row.max()))
+        assert found[place] == pytest.approx(expected, abs=1e-4)
+
+
+def test_times_between_tokens_are_in_order(session: QwenInferenceSession) -> None:
+    stats = session.generate("Hello", max_tokens=20, ignore_eos=True).stats
+    assert 0 < stats.inter_token_p50_seconds <= stats.inter_token_p99_seconds <= stats.inter_token_max_seconds
+    assert session.generate("Hello", max_tokens=1).stats.inter_token_max_seconds == 0
+
+
 def test_what_was_computed_before_is_counted_as_cached(tiny_model: Path) -> None:
     with QwenInferenceSession(tiny_model) as session:
         for expected in (0, None):

@@ -18,6 +18,7 @@ from qwen_ffi import (
     QwenClosedError,
     QwenForkedError,
     QwenInferenceSession,
+    QwenTimeoutError,
     QwenUnsupportedError,
     QwenValueError,
     SamplingConfig,
@@ -188,6 +189,34 @@ def test_closing_a_session_ends_what_is_in_flight(slow_model: Path) -> None:
         with pytest.raises(QwenClosedError):
             call()
     session.close()
+
+
+def test_draining_refuses_what_is_new_and_waits_for_what_is_there(tiny_model: Path) -> None:
+    with QwenInferenceSession(tiny_model) as session:
+        stream = session.stream_ids(IDS, max_tokens=300, ignore_eos=True)
+        assert session.drain() is True
+        with pytest.raises(QwenClosedError, match="drain"):
+            session.generate("Hello")
+        assert sum(len(event.token_ids) for event in stream) == 300
+
+
+def test_draining_gives_up_in_time_and_does_not_hold_up_close(slow_model: Path) -> None:
+    session = QwenInferenceSession(slow_model)
+    stream = long_stream(session)
+    next(stream)
+    start = time.monotonic()
+    assert session.drain(0.05) is False
+    assert session.drain(0) is False
+    threading.Timer(0.1, session.close).start()
+    with pytest.raises(QwenClosedError):
+        session.drain()
+    assert time.monotonic() - start < 3
+
+
+def test_a_request_may_have_a_deadline(slow_session: QwenInferenceSession) -> None:
+    with pytest.raises(QwenTimeoutError, match="timeout_ms"):
+        slow_session.generate_ids(IDS, LONG, timeout_ms=50)
+    wait_until_idle(slow_session)
 
 
 def test_a_session_is_a_context_manager(tiny_model: Path) -> None:
