@@ -278,7 +278,8 @@ def test_a_budget_of_nothing_where_the_template_has_no_switch(demo_model: Path, 
         (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
         with QwenInferenceSession(folder) as session:
             assert session.render("Hello", reasoning_mode=False) == session.render("Hello", reasoning_mode=True)
-            question, greedy = "What is 17 + 25?", {"temperature": 0, "max_tokens": 500}
+            question = "What is 17 + 25?"
+            greedy: dict[str, Any] = {"temperature": 0, "max_tokens": 500}
             assert session.generate(question, reasoning_mode=False, **greedy).reasoning
             answer = session.generate(question, reasoning_budget=0, reasoning_end_text="", **greedy)
             assert (answer.reasoning, answer.text) == ("", "17 plus 25 is 42.")
