@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -124,6 +126,20 @@ def test_overrides_win_over_the_config(session: QwenInferenceSession) -> None:
 def test_wrong_engine_options_are_refused_by_name(tiny_model: Any, values: dict[str, Any]) -> None:
     with pytest.raises(QwenValueError, match=next(iter(values))):
         QwenInferenceSession(tiny_model, **values)
+
+
+def test_the_checkpoint_says_how_long_an_answer_is_by_default(demo_model: Path, tmp_path: Path) -> None:
+    """max_new_tokens of generation_config.json, which the base models have, holds as in transformers; but it is no reason
+    to refuse a prompt that leaves less room."""
+    folder = tmp_path / "model"
+    shutil.copytree(demo_model, folder)
+    generation = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps({**generation, "max_new_tokens": 3}))
+    with QwenInferenceSession(folder) as session:
+        assert len(session.generate("What is 1 + 1?").token_ids) == 3
+        assert len(session.generate("What is 1 + 1?", max_tokens=5).token_ids) == 5
+        room = session.info.context_length
+        assert len(session.generate_ids([1] * (room - 2), ignore_eos=True)) == 2
 
 
 def test_an_option_may_be_a_path(tiny_model: Path) -> None:
