@@ -156,6 +156,8 @@ class OptionSet:
             text = utf8(value)
             status = lib.qwen_options_set_str(self.pointer, name, text, len(text), error)
         elif isinstance(value, Mapping):
+            if wanted != OptionType.BIAS:
+                value = {}  # refused for what it is, whatever is in it
             ids = _int32_array(ffi, key, list(value.keys()))
             for bias in value.values():
                 if not hasattr(bias, "__float__"):
@@ -171,8 +173,11 @@ class OptionSet:
             lengths = ffi.new("size_t[]", [len(text) for text in texts])
             status = lib.qwen_options_set_str_array(self.pointer, name, pointers, lengths, len(texts), error)
         elif isinstance(value, Sequence):
+            items = (
+                value if wanted == OptionType.I32_ARRAY else ()
+            )  # any other option refuses a list, whatever is in it
             status = lib.qwen_options_set_i32_array(
-                self.pointer, name, _int32_array(ffi, key, value), len(value), error
+                self.pointer, name, _int32_array(ffi, key, items), len(items), error
             )
         else:
             raise TypeError(f"option '{key}' cannot be a {type(value).__name__}")

@@ -55,6 +55,8 @@ def test_bounds_hold(session: QwenInferenceSession, row: OptionInfo) -> None:
         ("temperature", float("inf"), QwenValueError),
         ("temperature", "hot", QwenValueError),
         ("temperature", [1, 2], QwenValueError),
+        ("temperature", [0.5], QwenValueError),
+        ("temperature", {"a": 1}, QwenValueError),
         ("temperature", object(), TypeError),
         ("max_tokens", 1.5, QwenValueError),
         ("max_tokens", 2**70, QwenValueError),
@@ -87,6 +89,7 @@ def test_bounds_hold(session: QwenInferenceSession, row: OptionInfo) -> None:
         ("logit_bias", {"a": 1.0}, TypeError),
         ("logit_bias", {1: "a"}, TypeError),
         ("logit_bias", [1, 2], QwenValueError),
+        ("logit_bias", [(1, 2.0)], QwenValueError),
         ("no_such_option", 1, QwenValueError),
         ("no\0such", 1, QwenValueError),
         ("dtype", "f32", QwenValueError),  # an engine option
@@ -96,6 +99,11 @@ def test_bounds_hold(session: QwenInferenceSession, row: OptionInfo) -> None:
 def test_wrong_values_are_refused_by_name(session: QwenInferenceSession, key: str, value: Any, error: type) -> None:
     with pytest.raises(error, match=key.split("\0")[0]):
         session.generate("Hello", **{key: value})
+
+
+def test_a_list_for_a_number_is_refused_as_a_list(session: QwenInferenceSession) -> None:
+    with pytest.raises(QwenValueError, match="takes a number, not a list"):
+        session.generate("Hello", temperature=[0.5])  # not: "token ids must be integers"
 
 
 def test_every_sampling_parameter_of_the_library_is_a_field(session: QwenInferenceSession) -> None:
