@@ -337,8 +337,8 @@ QWEN_API int32_t qwen_prompt_add_message(qwen_prompt *prompt, const char *role, 
  *   {"role": "assistant", "content": "…" or null, "reasoning_content": "…",
  *    "tool_calls": [{"type": "function", "function": {"name": "…", "arguments": {…}}}]}
  *   {"role": "tool", "content": "…", "tool_call_id": "…"}
- * Members with the value null count as absent; arguments may be given as the text of a JSON object. What else stands in a
- * message reaches the template as it is. */
+ * Members with the value null count as absent, a content that is absent beside tool_calls as ""; arguments may be given as
+ * the text of a JSON object. What else stands in a message reaches the template as it is. */
 QWEN_API int32_t qwen_prompt_add_message_json(qwen_prompt *prompt, const char *json, size_t length, qwen_error **error);
 /* The tools the model may call: a JSON array of {"type": "function", "function": {"name", "description", "parameters"}}.
  * Replaces what was set before; "[]" takes them away. With tools set, calls are parsed out of the answer (JSON in

@@ -59,7 +59,7 @@ def test_every_key_of_a_message_reaches_the_template(shown: QwenInferenceSession
     assert found[1] == {"role": "user", "content": "ab"}
     assert found[2]["tool_calls"][0]["function"] == {"name": "f", "arguments": {"x": 1}}
     assert found[2]["reasoning_content"] == "Hm."
-    assert "content" not in found[2]
+    assert found[2]["content"] == ""
     assert found[3] == {"role": "tool", "content": "3", "tool_call_id": "1", "score": 0.5}
     assert found[4] == {"role": "user", "content": "Grüße"}
 
