@@ -287,6 +287,12 @@ def test_a_script_gets_json(child: dict[str, Any], demo_model: Path) -> None:
     assert answer["stats"]["tokens_per_second"] > 0
 
 
+def test_of_several_answers_the_first_one_goes_on(child: dict[str, Any], demo_model: Path) -> None:
+    assert piped(child, demo_model, "What is 2 + 3?\n", "--n", "2").stdout == "2 plus 3 is 5.\n"
+    answer = json.loads(piped(child, demo_model, "What is 2 + 3?\n", "--n", "2", "--json").stdout)
+    assert [choice["text"] for choice in answer["choices"]] == ["2 plus 3 is 5."] * 2
+
+
 def test_a_model_without_a_template_is_refused(child: dict[str, Any], tiny_model: Path) -> None:
     run = piped(child, tiny_model, "Hello\n")
     assert run.returncode == 1
