@@ -108,7 +108,7 @@ class OptionSet:
         for key, value in values.items():
             if value is not None:
                 row = _table().get(key)
-                # The library takes both kinds in one object, and would leave the other kind unused without a word.
+                # The library would refuse it too, when the object is used, but by the names of its C functions.
                 if row is not None and row.scope != scope:
                     place = "a session, when it is opened" if row.scope == OptionScope.ENGINE else "a request"
                     raise QwenValueError(f"option '{key}' belongs to {place}")
