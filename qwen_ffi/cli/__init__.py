@@ -76,5 +76,6 @@ def _replace_closed_streams() -> None:
 
 def _wrapped(text: str) -> str:
     """Each line as a paragraph; one that begins with spaces is an example and stays as it is."""
-    width = shutil.get_terminal_size().columns - 2  # as argparse does
+    # As argparse does. A terminal may not know its width; Python 3.10 hands on the 0 that it then gives.
+    width = max((shutil.get_terminal_size().columns or 80) - 2, 11)
     return "\n".join(line if line.startswith(" ") else textwrap.fill(line, width) for line in text.split("\n"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,19 @@ def test_help_shows_numbers_as_people_write_them(capsys: pytest.CaptureFixture[s
     assert "[0 to 16,777,216]" in " ".join(shown.split())
     assert "e+07" not in shown
     assert "\n  qwen-ffi generate MODEL PROMPT --json --stream | jq -j" in shown  # can be copied
+
+
+@pytest.mark.parametrize("columns", [0, 1, 2, 12, 1000])
+def test_terminals_of_any_width(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+) -> None:
+    """Also of none: containers and pipelines give out terminals that do not know theirs."""
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((columns, columns)))
+    for command in ("chat", "doctor", "generate"):
+        with pytest.raises(SystemExit) as stopped:
+            main([command, "--help"])
+        assert stopped.value.code == 0
+    assert "exit code" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_help_says_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
