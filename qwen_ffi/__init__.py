@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from ._loader import demo_model_path
 from ._options import OptionInfo, OptionScope, OptionType, options
+from ._safetensors import read_safetensors
 from ._tensor_io import NodeArg
 from .async_stream import AsyncGenerationStream
 from .errors import (
@@ -97,5 +98,6 @@ __all__ = [
     "demo_model_path",
     "generate_text",
     "options",
+    "read_safetensors",
     "version",
 ]

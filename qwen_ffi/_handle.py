@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from .errors import QwenClosedError
 
@@ -51,6 +51,9 @@ class Handle:
             yield self._pointer
         finally:
             self._users.discard(user)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"a {self._what} cannot be pickled or copied: make one in the process that uses it")
 
     @property
     def closed(self) -> bool:

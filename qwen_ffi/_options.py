@@ -108,7 +108,7 @@ class OptionSet:
         for key, value in values.items():
             if value is not None:
                 row = _table().get(key)
-                # The library takes both kinds in one object, and would leave the other kind unused without a word.
+                # The library would refuse it too, when the object is used, but by the names of its C functions.
                 if row is not None and row.scope != scope:
                     place = "a session, when it is opened" if row.scope == OptionScope.ENGINE else "a request"
                     raise QwenValueError(f"option '{key}' belongs to {place}")
@@ -156,6 +156,8 @@ class OptionSet:
             text = utf8(value)
             status = lib.qwen_options_set_str(self.pointer, name, text, len(text), error)
         elif isinstance(value, Mapping):
+            if wanted != OptionType.BIAS:
+                value = {}  # refused for what it is, whatever is in it
             ids = _int32_array(ffi, key, list(value.keys()))
             for bias in value.values():
                 if not hasattr(bias, "__float__"):
@@ -171,8 +173,11 @@ class OptionSet:
             lengths = ffi.new("size_t[]", [len(text) for text in texts])
             status = lib.qwen_options_set_str_array(self.pointer, name, pointers, lengths, len(texts), error)
         elif isinstance(value, Sequence):
+            items = (
+                value if wanted == OptionType.I32_ARRAY else ()
+            )  # any other option refuses a list, whatever is in it
             status = lib.qwen_options_set_i32_array(
-                self.pointer, name, _int32_array(ffi, key, value), len(value), error
+                self.pointer, name, _int32_array(ffi, key, items), len(items), error
             )
         else:
             raise TypeError(f"option '{key}' cannot be a {type(value).__name__}")

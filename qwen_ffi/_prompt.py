@@ -49,8 +49,10 @@ class Prompt:
     ) -> Prompt:
         """Messages as dicts in the form of OpenAI's chat interface, every key of them, or as (role, content). system: a
         system message for conversations that do not begin with their own."""
+        if not messages:
+            raise QwenValueError("a conversation needs at least one message; this list is empty")
         prompt = cls()
-        if system is not None and messages and _role(messages[0]) != "system":
+        if system is not None and _role(messages[0]) != "system":
             prompt._add_message(0, ("system", system))
         for index, message in enumerate(messages):
             try:

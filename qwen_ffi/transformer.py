@@ -109,6 +109,8 @@ class Transformer:
 
     def __init__(self, args: ModelArgs, *, dtype: str = "f32", device: str = "cpu", **engine_options: Any) -> None:
         """A model without weights yet: load_state_dict() brings them."""
+        if not isinstance(args, ModelArgs):
+            raise TypeError(f"args must be a ModelArgs, not {type(args).__name__}; from_pretrained() takes a path")
         self.args: ModelArgs | None = args
         self._values = {"device": device, "dtype": dtype, **engine_options}
         self._sequences: list[array[int]] = []  # what forward() has seen, for start_pos > 0

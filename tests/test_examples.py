@@ -206,6 +206,32 @@ def test_the_readme_shows_the_c_example_that_is_tested(root: Path) -> None:
         assert block in source
 
 
+def test_the_readmes_cpp_compiles_and_runs(
+    root: Path, compile_c: Callable[..., Path], demo_model: Path, tmp_path: Path
+) -> None:
+    for number, block in enumerate(readme_blocks(root, "cpp")):
+        source = tmp_path / f"block{number}.cpp"
+        source.write_text(block.replace("path/to/Qwen3-0.6B", str(demo_model)))
+        run = subprocess.run([compile_c(source, *CPP17, compiler="c++")], capture_output=True, text=True, timeout=60)
+        assert (run.returncode, run.stderr) == (0, "")
+        assert run.stdout.strip()
+
+
+def test_the_readmes_chat_can_be_had_again(root: Path, demo_model: Path, tmp_path: Path) -> None:
+    """The lines after "> " are said to `qwen-ffi chat`: what the README shows of the answers comes again."""
+    shown = next(block for block in readme_blocks(root, "text") if "qwen-ffi chat" in block)
+    said = [line[2:] for line in shown.splitlines() if line.startswith("> ")]
+    answers = [line for line in shown.splitlines() if re.match(r"\d+ (plus|minus) ", line)]
+    assert len(said) == 5
+    assert len(answers) == 2
+    command = [sys.executable, "-m", "qwen_ffi", "chat", str(demo_model), "--temperature", "0"]
+    run = subprocess.run(command, input="\n".join(said), cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    printed = run.stdout.splitlines()
+    assert [line for line in answers if line not in printed] == []
+    assert (tmp_path / "sums.json").is_file()
+
+
 def test_the_readmes_python_runs(root: Path, demo_model: Path, tmp_path: Path) -> None:
     for block in readme_blocks(root, "python"):
         script = block.replace("path/to/Qwen3-0.6B", str(demo_model))

@@ -108,14 +108,13 @@ int32_t qwen_forward(qwen_engine* engine, const int32_t* token_ids, const size_t
                      const qwen_options* options, qwen_tensors** tensors, qwen_error** error) {
   return api::guard(error, [&] {
     api::require(engine, "engine");
-    api::require(token_ids, "token_ids");
-    api::require(counts, "counts");
     api::require(tensors, "tensors");
     engine->owner.check("engine");
     constexpr uint32_t kAll = QWEN_OUTPUT_LOGITS | QWEN_OUTPUT_HIDDEN_STATES;
     if (outputs == 0 || (outputs & ~kAll) != 0)
       fail(Status::invalid_argument, "outputs is ", outputs, "; it must be QWEN_OUTPUT_… values or-ed");
     if (sequences == 0) fail(Status::invalid_argument, "sequences is 0; it must be at least 1");
+    api::require(counts, "counts");
     const LoadedModel& loaded = engine->engine.loaded();
     const int64_t vocab_size = loaded.model->config().vocab_size;
     const SamplingParams params = resolve_sampling(api::options_for(OptionScope::request, options),
@@ -128,6 +127,7 @@ int32_t qwen_forward(qwen_engine* engine, const int32_t* token_ids, const size_t
       if (counts[i] > static_cast<size_t>(engine->engine.context_length()))
         fail(Status::invalid_argument, "counts[", i, "] is ", counts[i], "; the context length is ",
              engine->engine.context_length(), " tokens");
+      if (counts[i] > 0) api::require(token_ids, "token_ids");  // lists without a token need no memory
       const size_t first_row = first_rows ? first_rows[i] : 0;
       if (first_row > 0 && first_row >= counts[i])
         fail(Status::invalid_argument, "first_rows[", i, "] is ", first_row, "; it must be below counts[", i,

@@ -160,7 +160,8 @@ std::shared_ptr<Request> Engine::make_request(RequestInput input) const {
   if (generates && max_tokens && *max_tokens > room - size)
     fail(Status::invalid_argument, "the prompt has ", size, " tokens and max_tokens is ", *max_tokens,
          "; together they are limited to ", limit);
-  const int64_t resolved = generates ? max_tokens.value_or(room - size) : 0;
+  const int64_t by_default = std::min(room - size, input.params.default_max_tokens.value_or(room));
+  const int64_t resolved = generates ? max_tokens.value_or(by_default) : 0;
   auto request = std::make_shared<Request>(std::move(input), loaded_->tokenizer);
   request->max_tokens = resolved;
   allocate_tensors(*request, model.config());

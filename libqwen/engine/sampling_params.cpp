@@ -47,6 +47,7 @@ SamplingParams resolve_sampling(const Options& options, const GenerationConfig& 
   };
   SamplingParams params;
   params.max_tokens = options.i64("max_tokens");
+  params.default_max_tokens = generation.max_new_tokens;
   params.min_tokens = options.i64_or_default("min_tokens");
   params.temperature = greedy_by_default ? options.f64("temperature").value_or(0.0)
                                          : number("temperature", generation.temperature);

@@ -14,7 +14,9 @@
 namespace qwen {
 
 struct SamplingParams {
-  std::optional<int64_t> max_tokens;  // absent: what is left of the context
+  std::optional<int64_t> max_tokens;  // absent: default_max_tokens, as far as the context goes
+  std::optional<int64_t>
+      default_max_tokens;  // the checkpoint's max_new_tokens; absent: what is left of the context
   int64_t min_tokens = 0;
   double temperature = 1;
   int64_t top_k = 0;

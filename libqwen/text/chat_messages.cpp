@@ -97,8 +97,8 @@ std::string one_message(const Value& message, const std::string& where) {
   const Value* role = member(given, "role");
   if (!role || !role->is_string()) fail(Status::invalid_argument, where, "needs a \"role\", a string");
   check_role(where, role->view());
-  const Value* calls = member(given, "tool_calls");
-  if (!member(given, "content") && !(calls && role->view() == "assistant"))
+  const bool has_content = member(given, "content") != nullptr;
+  if (!has_content && !(member(given, "tool_calls") && role->view() == "assistant"))
     fail(Status::invalid_argument, where,
          "needs a \"content\"; only an assistant's message with tool_calls goes without");
   auto made = std::make_shared<Dict>();
@@ -115,6 +115,8 @@ std::string one_message(const Value& message, const std::string& where) {
       made->set(key, value);
     }
   }
+  // As OpenAI's clients leave it beside tool_calls. Some templates, QwQ-32B's for one, have no answer to its absence.
+  if (!has_content) made->set(text("content"), text(""));
   return to_json(jinja::DictPtr(std::move(made)));
 }
 

@@ -33,6 +33,7 @@ are one line on standard error, also with --json. Exit codes: 0 done, 1 failed, 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _replace_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # an answer that this terminal cannot show is no reason to stop
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its warnings are no news for people, its errors become ours
@@ -59,6 +60,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (QwenError, OSError) as error:
         print(f"qwen-ffi: {error}", file=sys.stderr)
         return 1
+
+
+def _replace_closed_streams() -> None:
+    """Started as `qwen-ffi … >&-`, there is no sys.stdout at all. Its number goes to /dev/null too, lest a model's file gets
+    it, and what is written there."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDONLY if mode == "r" else os.O_WRONLY)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def _wrapped(text: str) -> str:

@@ -270,6 +270,8 @@ class _Printer:
         self._last = ""
 
     def show(self, event: StreamEvent) -> None:
+        if event.choice > 0:
+            return  # of n answers the first one goes on the conversation; --json has the others
         self.tokens += len(event.token_ids)
         if event.channel == Channel.ANSWER:
             self.answer += event.text

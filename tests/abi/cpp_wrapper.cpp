@@ -380,6 +380,8 @@ void test_forward(qwen::Engine& engine) {
   const auto kept = qwen::Engine(engine.model()).forward(sequences);  // outlives its engine
   CHECK(std::equal(logits.values().begin(), logits.values().end(), kept.at(0).values().begin()));
   CHECK(error_of([&] { engine.forward({}); }).code() == QWEN_ERR_INVALID_ARGUMENT);
+  const std::string of_nothing = error_of([&] { engine.forward({{}}); }).what();
+  CHECK(of_nothing.find("prompt is empty") != std::string::npos);  // not: "token_ids is NULL"
 }
 
 void test_trace_and_drain(const std::string& folder) {

@@ -192,8 +192,8 @@ def test_token_ids_of_the_wrong_type(session: QwenInferenceSession, ids: Any) ->
 
 def test_forward_of_nothing(tiny_model: Path) -> None:
     with Transformer.from_pretrained(tiny_model) as model:
-        for lists in ([], [[]], [[1], []]):
-            with pytest.raises(QwenValueError):
+        for lists, reason in (([], "sequences is 0"), ([[]], "is empty"), ([[1], []], "is empty")):
+            with pytest.raises(QwenValueError, match=reason):
                 model.forward(lists)
         with pytest.raises(TypeError, match=r"\[\[1, 2, 3\]\]"):
             model.forward([1, 2, 3])  # type: ignore[list-item]

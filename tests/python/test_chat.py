@@ -74,7 +74,9 @@ def test_what_the_model_thinks_is_a_channel_of_its_own(chat: QwenInferenceSessio
 
 
 def test_a_conversation_that_the_template_refuses(chat: QwenInferenceSession) -> None:
-    with pytest.raises(QwenValueError):
+    with pytest.raises(QwenValueError, match="at least one message"):
         chat.chat([])
+    with pytest.raises(QwenValueError, match="at least one message"):
+        chat.render([])
     with pytest.raises(QwenValueError):
         chat.chat([("", "x")])

@@ -231,6 +231,17 @@ def test_a_reader_that_leaves_is_no_error(child: dict[str, Any], tiny_model: Pat
         assert process.wait(30) == 0
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("arguments", [["generate", "MODEL", "Hello", "--max-tokens=3"], ["chat", "MODEL"], ["doctor"]])
+def test_closed_streams_are_no_error(
+    child: dict[str, Any], chat_model: Path, arguments: list[str], closed: str
+) -> None:
+    words = [str(chat_model) if word == "MODEL" else word for word in arguments]
+    shell = ["sh", "-c", f'"$@" {closed}', "sh", *command(*words)]
+    run = subprocess.run(shell, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, **child)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
 def test_demo_answers_the_question(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--question", "What is 2 + 3?"]) == 0
     text = capsys.readouterr().out

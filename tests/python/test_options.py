@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,8 @@ def test_bounds_hold(session: QwenInferenceSession, row: OptionInfo) -> None:
         ("temperature", float("inf"), QwenValueError),
         ("temperature", "hot", QwenValueError),
         ("temperature", [1, 2], QwenValueError),
+        ("temperature", [0.5], QwenValueError),
+        ("temperature", {"a": 1}, QwenValueError),
         ("temperature", object(), TypeError),
         ("max_tokens", 1.5, QwenValueError),
         ("max_tokens", 2**70, QwenValueError),
@@ -85,6 +89,7 @@ def test_bounds_hold(session: QwenInferenceSession, row: OptionInfo) -> None:
         ("logit_bias", {"a": 1.0}, TypeError),
         ("logit_bias", {1: "a"}, TypeError),
         ("logit_bias", [1, 2], QwenValueError),
+        ("logit_bias", [(1, 2.0)], QwenValueError),
         ("no_such_option", 1, QwenValueError),
         ("no\0such", 1, QwenValueError),
         ("dtype", "f32", QwenValueError),  # an engine option
@@ -94,6 +99,11 @@ def test_bounds_hold(session: QwenInferenceSession, row: OptionInfo) -> None:
 def test_wrong_values_are_refused_by_name(session: QwenInferenceSession, key: str, value: Any, error: type) -> None:
     with pytest.raises(error, match=key.split("\0")[0]):
         session.generate("Hello", **{key: value})
+
+
+def test_a_list_for_a_number_is_refused_as_a_list(session: QwenInferenceSession) -> None:
+    with pytest.raises(QwenValueError, match="takes a number, not a list"):
+        session.generate("Hello", temperature=[0.5])  # not: "token ids must be integers"
 
 
 def test_every_sampling_parameter_of_the_library_is_a_field(session: QwenInferenceSession) -> None:
@@ -124,6 +134,20 @@ def test_overrides_win_over_the_config(session: QwenInferenceSession) -> None:
 def test_wrong_engine_options_are_refused_by_name(tiny_model: Any, values: dict[str, Any]) -> None:
     with pytest.raises(QwenValueError, match=next(iter(values))):
         QwenInferenceSession(tiny_model, **values)
+
+
+def test_the_checkpoint_says_how_long_an_answer_is_by_default(demo_model: Path, tmp_path: Path) -> None:
+    """max_new_tokens of generation_config.json, which the base models have, holds as in transformers; but it is no reason
+    to refuse a prompt that leaves less room."""
+    folder = tmp_path / "model"
+    shutil.copytree(demo_model, folder)
+    generation = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps({**generation, "max_new_tokens": 3}))
+    with QwenInferenceSession(folder) as session:
+        assert len(session.generate("What is 1 + 1?").token_ids) == 3
+        assert len(session.generate("What is 1 + 1?", max_tokens=5).token_ids) == 5
+        room = session.info.context_length
+        assert len(session.generate_ids([1] * (room - 2), ignore_eos=True)) == 2
 
 
 def test_an_option_may_be_a_path(tiny_model: Path) -> None:

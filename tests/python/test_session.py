@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import pickle
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -226,6 +227,13 @@ def test_a_session_is_a_context_manager(tiny_model: Path) -> None:
     with pytest.raises(QwenClosedError):
         session.generate("Hello")
     stream.close()
+
+
+def test_pickling_says_what_to_do(session: QwenInferenceSession) -> None:
+    """multiprocessing tries it with whatever it is handed."""
+    for value in (session, session.tokenizer):
+        with pytest.raises(TypeError, match=r"cannot be pickled .* in the process that uses it"):
+            pickle.dumps(value)
 
 
 def test_a_stream_keeps_a_dropped_session_alive(tiny_model: Path) -> None:
