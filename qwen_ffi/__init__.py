@@ -45,6 +45,7 @@ from .results import (
     GenerationResult,
     ModelInfo,
     RequestStats,
+    StepTrace,
     StreamEvent,
     ToolCall,
 )
@@ -89,6 +90,7 @@ __all__ = [
     "QwenValueError",
     "RequestStats",
     "SamplingConfig",
+    "StepTrace",
     "StreamEvent",
     "Tokenizer",
     "ToolCall",

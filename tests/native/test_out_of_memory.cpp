@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <atomic>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -14,11 +15,13 @@ using namespace qwen;
 
 namespace {
 
-thread_local int64_t allocations_left = 0;  // of this thread, before some fail
-thread_local int64_t failures_left = 0;     // so many do then
+thread_local int64_t allocations_left = 0;          // of this thread, before some fail
+thread_local int64_t failures_left = 0;             // so many do then
+thread_local std::size_t largest_block = SIZE_MAX;  // more than this there never is
 std::atomic<bool> has_failed = false;
 
 void* allocate(std::size_t size) {
+  if (size > largest_block) return nullptr;
   if (failures_left > 0 && --allocations_left < 0) {
     --failures_left;
     has_failed = true;
@@ -119,7 +122,7 @@ TEST_CASE("an allocation that fails in a step ends requests at most, and nothing
   int64_t block = 0;
   for (const auto& group : loaded->model->cache_groups())
     block += static_cast<int64_t>(backend->cache_block_bytes(group));
-  options.set("kv_cache_bytes", block * 7);
+  options.set("kv_cache_bytes", block * 7);  // so that they preempt each other
   const Round expected = run(loaded, options, -1, 0, 0);
   REQUIRE(expected.done == 5);
   REQUIRE(expected.finished == 7);
@@ -151,4 +154,25 @@ TEST_CASE("an allocation that fails in a step ends requests at most, and nothing
   MESSAGE(injected, " allocations failed, ", survived, " requests did not notice");
   CHECK(injected > 100);
   CHECK(survived > injected);
+}
+
+TEST_CASE("tensors that are too large are the error of who asks for them, before anything is computed") {
+  const Options options;
+  const auto loaded = open_model(std::string(QWEN_TEST_DATA) + "/../parity/data/qwen3_yarn", options);
+  Engine engine(loaded, options);
+  const auto queue = std::make_shared<EventQueue>();
+  RequestInput wide = input(0, 600, 1, queue);
+  wide.tensors = {.logits = true, .hidden_states = true, .first_row = 100};
+  largest_block = 500000;
+  std::string message;
+  try {
+    engine.make_request(std::move(wide));
+  } catch (const Error& error) {
+    CHECK(error.status() == Status::out_of_memory);
+    message = error.message();
+  }
+  largest_block = SIZE_MAX;
+  CHECK(message ==
+        "the tensors of 500 rows take 1536000 bytes, which this process cannot have; ask for fewer rows "
+        "(first_rows)");
 }
