@@ -89,6 +89,8 @@ def _table() -> dict[str, OptionInfo]:
 
 def utf8(text: str | bytes) -> bytes:
     """UTF-8 as the library takes it. bytes go in as they are, lone surrogates are left for the library to refuse."""
+    if not isinstance(text, str | bytes):
+        raise TypeError(f"a text must be a str, not {type(text).__name__}")
     return text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
 
 

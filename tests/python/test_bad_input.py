@@ -152,6 +152,12 @@ def test_a_lone_surrogate_is_refused(session: QwenInferenceSession) -> None:
         session.generate("a\ud800b")
 
 
+def test_a_text_of_another_type(session: QwenInferenceSession) -> None:
+    for wrong in (None, 5, ["a"]):
+        with pytest.raises(TypeError, match=f"a text must be a str, not {type(wrong).__name__}"):
+            session.tokenizer.encode(wrong)  # type: ignore[arg-type]
+
+
 def test_nul_is_text(session: QwenInferenceSession) -> None:
     assert session.tokenizer.decode(session.tokenizer.encode("a\0b")) == "a\0b"
 
