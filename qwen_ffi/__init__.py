@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from ._loader import demo_model_path
 from ._options import OptionInfo, OptionScope, OptionType, options
+from ._safetensors import read_safetensors
 from ._tensor_io import NodeArg
 from .async_stream import AsyncGenerationStream
 from .errors import (
@@ -44,6 +45,7 @@ from .results import (
     GenerationResult,
     ModelInfo,
     RequestStats,
+    StepTrace,
     StreamEvent,
     ToolCall,
 )
@@ -88,6 +90,7 @@ __all__ = [
     "QwenValueError",
     "RequestStats",
     "SamplingConfig",
+    "StepTrace",
     "StreamEvent",
     "Tokenizer",
     "ToolCall",
@@ -97,5 +100,6 @@ __all__ = [
     "demo_model_path",
     "generate_text",
     "options",
+    "read_safetensors",
     "version",
 ]

@@ -14,7 +14,7 @@ from ._loader import check, library
 from ._options import OptionScope, OptionSet
 from .errors import QwenValueError
 from .hub import resolve_model
-from .results import EngineStats, ModelInfo
+from .results import EngineStats, ModelInfo, StepTrace
 
 # Work that fills a `qwen_engine **`: (options, out, error) -> status.
 EngineMaker = Callable[[Any, Any, Any], int]
@@ -32,12 +32,16 @@ class Engine:
 
     def __init__(self, make: EngineMaker, values: Mapping[str, Any]) -> None:
         """Calls make() on a helper thread: Ctrl-C cancels the loading and comes through at once. The value "progress" is
-        a function called with 0...1; it cancels by returning False or raising."""
+        a function called with 0...1; it cancels by returning False or raising. The value "trace" is a function called with
+        a StepTrace after each step, on the engine's own thread."""
         lib = library().lib
         interrupted: list[bool] = []
         failures: list[BaseException] = []
         report: Callable[[float], object] | None = values.get("progress")
-        given = {key: value for key, value in values.items() if key != "progress"}
+        trace: Callable[[StepTrace], object] | None = values.get("trace")
+        if trace is not None and not callable(trace):
+            raise TypeError(f"trace must be a function of a StepTrace, not {type(trace).__name__}")
+        given = {key: value for key, value in values.items() if key not in ("progress", "trace")}
         options = OptionSet(given, OptionScope.ENGINE)
 
         def progress(fraction: float, user: Any) -> int:
@@ -49,6 +53,11 @@ class Engine:
             return 1 if interrupted or failures else 0
 
         options.set_callback("progress", "int32_t(double, void *)", progress)
+        on_step = options.set_callback("trace", "void(const qwen_step *, void *)", _tracer(trace)) if trace else None
+
+        def destroy(engine: Any, _kept: Any = on_step) -> None:
+            """Until this returns the engine's thread may call on_step, and so it lives as long as this function."""
+            lib.qwen_destroy(engine)
 
         def work() -> Any:
             ffi = library().ffi
@@ -60,8 +69,8 @@ class Engine:
             check(status, error)
             return box[0]
 
-        pointer = run_interruptibly(work, lib.qwen_destroy, lambda: interrupted.append(True))
-        self.handle = Handle(pointer, lib.qwen_destroy, "session", close_at_exit=True)
+        pointer = run_interruptibly(work, destroy, lambda: interrupted.append(True))
+        self.handle = Handle(pointer, destroy, "session", close_at_exit=True)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], values: Mapping[str, Any]) -> Engine:
@@ -129,6 +138,22 @@ class Engine:
                 check(status, error)
                 found[ffi.string(counter.name).decode()] = counter.value
                 index += 1
+
+
+def _tracer(trace: Callable[[StepTrace], object]) -> Callable[[Any, Any], None]:
+    """What the library calls after a step. What the function raises the first time is left to cffi, which stops it at the
+    border and hands it to sys.unraisablehook; the same exception after every step would tell nobody more."""
+    reported: list[bool] = []
+
+    def on_step(step: Any, user: Any) -> None:
+        try:
+            trace(StepTrace(**{field.name: getattr(step, field.name) for field in fields(StepTrace)}))
+        except BaseException:
+            if not reported:
+                reported.append(True)
+                raise
+
+    return on_step
 
 
 def _plain(ffi: Any, annotation: Any, value: Any) -> Any:

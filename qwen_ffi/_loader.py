@@ -131,6 +131,12 @@ def _open(ffi: Any) -> tuple[Any, str]:
         found = find_library("qwen")
         if found:
             return ffi.dlopen(found, _FLAGS), found
+    source_tree = Path(__file__).resolve().parent.parent
+    if (source_tree / "meson.build").is_file():
+        raise QwenLibraryError(
+            f"this qwen_ffi is the source folder {source_tree}, which has no library and hides the installed package: "
+            "start Python in another folder (after `pip install .` there), or set QWEN_LIBRARY to the path of a libqwen.so"
+        )
     raise QwenLibraryError(
         "libqwen.so could not be loaded: " + "; ".join(reasons) + ". Install the package with pip, "
         "or set QWEN_LIBRARY to the path of a libqwen.so"

@@ -116,8 +116,9 @@ class OptionSet:
                     raise QwenValueError(f"option '{key}' belongs to {place}")
                 self._set(key, value, row.type if row is not None else 0)
 
-    def set_callback(self, key: str, signature: str, function: Callable[..., int]) -> None:
-        """The function is kept alive with this object; it must not raise."""
+    def set_callback(self, key: str, signature: str, function: Callable[..., object]) -> Any:
+        """The function must not raise. It is kept alive with this object; where the library calls it for longer than that,
+        keep what is returned."""
         callback = self._ffi.callback(signature, function)
         self._kept.append(callback)
         pointer = self._ffi.cast("qwen_callback_fn", callback)
@@ -126,6 +127,7 @@ class OptionSet:
             self._lib.qwen_options_set_callback(self.pointer, key.encode(), pointer, null, null, self._error),
             self._error,
         )
+        return callback
 
     def _set(self, key: str, value: Any, wanted: int) -> None:
         ffi, lib, error = self._ffi, self._lib, self._error

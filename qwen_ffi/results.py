@@ -202,3 +202,20 @@ class EngineStats:
     cache_blocks_used: int
     cache_block_tokens: int
     cache_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepTrace:
+    """One step of a session: a forward pass over rows of many requests."""
+
+    number: int  # 1, 2, ...
+    sequences: int  # choices of requests that had rows in it
+    prompt_rows: int  # tokens of prompts, and of answers that are computed again after a preemption
+    generate_rows: int  # one for each choice that generates
+    running: int  # choices, after the step
+    waiting: int
+    preempted: int  # choices that had to give their cache blocks back before the step
+    cache_blocks_used: int
+    schedule_seconds: float  # deciding what to compute
+    forward_seconds: float  # computing it
+    sample_seconds: float  # choosing tokens, making text and events

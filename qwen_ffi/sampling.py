@@ -34,6 +34,7 @@ class SamplingConfig:
     top_logprobs: int | None = None  # report so many of the likeliest tokens at every place, 0 to 20
     prompt_logprobs: bool | None = None  # report the log-probability of every token of the prompt
     reasoning_mode: bool | None = None  # thinking before the answer: on, off, None as the chat template has it
+    split_reasoning: bool | None = None  # thoughts apart from the answer; None: where the prompt is a conversation
     reasoning_budget: int | None = None  # most tokens of thinking; then the thought is ended with reasoning_end_text
     reasoning_end_text: str | None = None  # what ends a thought that has used up its budget
     n: int | None = None  # answers per prompt

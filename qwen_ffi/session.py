@@ -54,7 +54,8 @@ class QwenInferenceSession:
         """Opens the folder of a checkpoint as published (config.json, *.safetensors, tokenizer.json).
 
         engine_options: any engine option of `qwen_ffi.options()`; `progress` is a function called with 0...1 while
-        loading, it cancels by returning False. Weights are mapped, not read: do not truncate the files meanwhile.
+        loading, it cancels by returning False; `trace` is a function called with a StepTrace after every step, on the
+        engine's own thread, which waits for it: it must not use the session. Weights are mapped, not read: do not truncate the files meanwhile.
         """
         values = {"device": device, "dtype": dtype, "threads": threads, **engine_options}
         self._engine = Engine.open(model_path, values)

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 import qwen_ffi
-from qwen_ffi._safetensors import read_safetensors
 from qwen_ffi.cli import COMMANDS
 
 from .documents import CHECKPOINT, blocks, broken_links, run_python
@@ -35,8 +34,7 @@ def test_the_tables_of_options_are_the_librarys() -> None:
 
 
 def test_the_python_runs(demo_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arrays = read_safetensors(demo_model / "model.safetensors")  # the one name that the text does not define
-    run_python(README, demo_model, {"arrays": arrays})
+    run_python(README, demo_model, {})
     shown = capsys.readouterr()
     assert "17 plus 25 is 42." in shown.out
     assert shown.err == ""

@@ -47,10 +47,12 @@ std::shared_ptr<Request> make_request(const qwen_engine& engine, const qwen_prom
   input.params =
       resolve_sampling(given, loaded.generation, loaded.model->config().vocab_size, loaded.tokenizer.get());
   input.prompt = prompt->prompt.encode(loaded, given.i64_or_default("reasoning_mode"));
-  input.split_reasoning = prompt->prompt.has_messages();
+  const int64_t split = given.i64_or_default("split_reasoning");
+  input.split_reasoning = split < 0 ? prompt->prompt.has_messages() : split == 1;
   if (input.params.reasoning_budget && !input.split_reasoning)
     fail(Status::invalid_argument,
-         "option 'reasoning_budget' needs a prompt of messages: in raw text nothing is a thought");
+         "option 'reasoning_budget' needs a prompt of messages, or split_reasoning: in raw text nothing is a "
+         "thought");
   input.tools = prompt->prompt.tools();
   input.priority = given.i64_or_default("priority");
   input.timeout_ms = given.i64("timeout_ms");

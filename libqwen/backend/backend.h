@@ -86,6 +86,21 @@ struct AttentionArgs {
   int64_t layer = 0;  // index inside the group
 };
 
+// One expert of a mixture: down(silu(gate(x)) * up(x)).
+struct Expert {
+  const Weight* gate;  // [inner, width]
+  const Weight* up;    // [inner, width]
+  const Weight* down;  // [width, inner]
+};
+
+struct MoeArgs {
+  const Weight* router;  // [experts, width]
+  std::span<const Expert> experts;
+  int64_t inner = 0;
+  int64_t top_k = 0;
+  bool normalise = false;
+};
+
 // How often which kernel ran since creation, e.g. {"linear.bf16.avx512", 4711}: shows what dispatch chose.
 struct KernelCount {
   std::string name;
@@ -141,6 +156,11 @@ class Backend {
                          Rows out) = 0;
   // out = silu(gate) * up; out may be gate or up.
   virtual void silu_mul(Rows gate, Rows up, Rows out) = 0;
+  // out[r] = sum of p_e * expert_e(x[r]) over the top_k likeliest experts e of row r, in the order of their index, with
+  // p = softmax(router(x[r])); of equally likely ones the first. normalise: the chosen p are divided by their sum.
+  virtual void moe(Workspace& workspace, Rows x, const MoeArgs& args, Rows out) = 0;
+  // out[r] += x[r]; with gate [rows, 1]: out[r] += sigmoid(gate[r]) * x[r].
+  virtual void add(Rows x, const Rows* gate, Rows out) = 0;
   // out[i] = x[rows[i]]
   virtual void gather(Rows x, std::span<const int32_t> rows, Rows out) = 0;
   // Copies rows to host memory as float32.

@@ -36,6 +36,16 @@ std::string reason(int error) {
 }  // namespace
 
 MappedFile::MappedFile(const std::filesystem::path& path, LoadMode mode) : path_(path) {
+  open(path, mode);
+  // A clone without the large files; https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+  if (text().starts_with("version https://git-lfs")) {
+    ::munmap(data_, size_);
+    fail(Status::invalid_file, path.string(),
+         ": is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`");
+  }
+}
+
+void MappedFile::open(const std::filesystem::path& path, LoadMode mode) {
   const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (file.get() < 0) {
     const int error = errno;

@@ -16,7 +16,7 @@ enum class LoadMode {
 
 class MappedFile {
  public:
-  // Throws Error: not_found, io, out_of_memory. An empty file gives an empty span.
+  // Throws Error: not_found, io, out_of_memory; invalid_file for a Git LFS pointer. An empty file gives an empty span.
   explicit MappedFile(const std::filesystem::path& path, LoadMode mode = LoadMode::mmap);
   ~MappedFile();
   MappedFile(MappedFile&& other) noexcept;
@@ -29,6 +29,8 @@ class MappedFile {
   const std::filesystem::path& path() const { return path_; }
 
  private:
+  void open(const std::filesystem::path& path, LoadMode mode);
+
   std::filesystem::path path_;
   std::byte* data_ = nullptr;
   size_t size_ = 0;

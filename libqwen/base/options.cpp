@@ -37,7 +37,7 @@ constexpr OptionRow kTable[] = {
     {"max_running", kI64, kEngine, true, 1, 4096, "64", "", "requests",
      "Most requests computed in one step."},
     {"max_waiting", kI64, kEngine, true, 1, 1 << 20, "65536", "", "requests",
-     "Most requests that may wait; one more is QWEN_ERR_BUSY."},
+     "Most requests that may wait; one more is refused as busy."},
     {"prefix_cache", kI64, kEngine, true, 0, 1, "1", "", "",
      "1: keys and values of earlier prompts are kept while there is room, and used again where a prompt "
      "begins alike."},
@@ -92,12 +92,16 @@ constexpr OptionRow kTable[] = {
      "Higher ones are begun first, and keep their cache when it is full; equal ones in the order of "
      "arrival."},
     {"timeout_ms", kI64, kRequest, true, 1, 1 << 30, "", "", "ms",
-     "A request that has not ended so long after submit ends with QWEN_ERR_TIMEOUT."},
+     "A request that has not ended so long after submit ends with a timeout error."},
     {"n", kI64, kRequest, true, 1, 128, "1", "", "choices",
      "Independent answers to the prompt, which is computed once."},
     {"reasoning_mode", kI64, kRequest, true, -1, 1, "-1", "", "",
      "Thinking before the answer, where the chat template can switch it: 0 off, 1 on, -1 as the template has "
      "it."},
+    {"split_reasoning", kI64, kRequest, true, -1, 1, "-1", "", "",
+     "Whether what stands between <think> and </think> is kept apart from the answer: 0 no, 1 yes, -1 where "
+     "the prompt is "
+     "a conversation."},
     {"reasoning_budget", kI64, kRequest, true, 0, 1 << 24, "", "", "tokens",
      "A thought that has this many tokens is ended: reasoning_end_text and the closing tag are put in its "
      "place, and the "

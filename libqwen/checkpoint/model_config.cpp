@@ -17,14 +17,17 @@ struct Family {
   bool query_key_value_bias;
   bool query_key_norm;
   int64_t default_head_dim;  // where config.json has no such key; 0: hidden_size / num_attention_heads
+  bool mixture_of_experts;
+  bool shared_expert;
 };
 
 // Qwen2ForCausalLM also covers Qwen1.5 and Qwen2.5; the dense Qwen3, its embedding and its reranker models
-// are all Qwen3ForCausalLM. The defaults here and below are those of transformers' Qwen2Config and
-// Qwen3Config.
+// are all Qwen3ForCausalLM. The defaults here and below are those of transformers' configuration classes.
 constexpr std::array kFamilies = {
-    Family{"Qwen2ForCausalLM", "qwen2", true, false, 0},
-    Family{"Qwen3ForCausalLM", "qwen3", false, true, 128},
+    Family{"Qwen2ForCausalLM", "qwen2", true, false, 0, false, false},
+    Family{"Qwen3ForCausalLM", "qwen3", false, true, 128, false, false},
+    Family{"Qwen2MoeForCausalLM", "qwen2_moe", true, false, 0, true, true},
+    Family{"Qwen3MoeForCausalLM", "qwen3_moe", false, true, 0, true, false},
 };
 
 // Far above any Qwen, and small enough that sizes computed from two of them and an element size stay below
@@ -32,6 +35,7 @@ constexpr std::array kFamilies = {
 constexpr int64_t kMaxWidth = int64_t{1} << 24;
 constexpr int64_t kMaxHeads = 65536;
 constexpr int64_t kMaxLayers = 10000;
+constexpr int64_t kMaxExperts = 65536;
 constexpr int64_t kMaxPositions =
     std::numeric_limits<int32_t>::max();  // a position is an int32 in the engine
 
@@ -96,6 +100,13 @@ void refuse_other_arithmetic(const JsonFields& root, const Family& family) {
                 Status::unsupported);
   if (root.boolean("use_mrope").value_or(false))
     root.reject("use_mrope", "true", "false or absent", Status::unsupported);
+  if (!family.mixture_of_experts) return;
+  if (root.boolean("qkv_bias") == false)
+    root.reject("qkv_bias", "false", "true or absent", Status::unsupported);
+  // The classes disagree about which layers would slide, and no published model does.
+  if (root.boolean("use_sliding_window").value_or(false))
+    root.reject("use_sliding_window", "true", cat("false or absent for ", family.architecture),
+                Status::unsupported);
 }
 
 void read_sizes(const JsonFields& root, ModelConfig& config) {
@@ -183,6 +194,33 @@ void read_layer_kinds(const JsonFields& root, const JsonValue& document, ModelCo
   config.sliding_window = any_slides ? window : 0;
 }
 
+// Which layers are sparse: every decoder_sparse_step-th one, but for those that mlp_only_layers lists.
+void read_moe(const JsonFields& root, const Family& family, ModelConfig& config) {
+  if (!family.mixture_of_experts) return;
+  MoeConfig moe;
+  moe.num_experts = root.required_integer("num_experts", 1, kMaxExperts);
+  moe.num_experts_per_tok = root.required_integer("num_experts_per_tok", 1, moe.num_experts);
+  moe.moe_intermediate_size = root.required_integer("moe_intermediate_size", 1, kMaxWidth);
+  if (family.shared_expert)
+    moe.shared_expert_intermediate_size =
+        root.required_integer("shared_expert_intermediate_size", 1, kMaxWidth);
+  moe.norm_topk_prob = root.boolean("norm_topk_prob").value_or(false);
+  const int64_t step = root.integer("decoder_sparse_step", 1, kMaxLayers).value_or(1);
+  for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer)
+    moe.sparse_layers.push_back((layer + 1) % step == 0);
+  if (const JsonValue* list = root.find("mlp_only_layers")) {
+    if (!list->IsArray()) root.reject("mlp_only_layers", json_value_text(*list), "a list of layer numbers");
+    for (const JsonValue& layer : list->GetArray()) {
+      if (!layer.IsInt64() || layer.GetInt64() < 0)
+        root.reject("mlp_only_layers", cat("a list with ", json_value_text(layer)),
+                    "a list of layer numbers");
+      if (layer.GetInt64() < config.num_hidden_layers)
+        moe.sparse_layers[static_cast<size_t>(layer.GetInt64())] = false;
+    }
+  }
+  config.moe = std::move(moe);
+}
+
 }  // namespace
 
 int64_t ModelConfig::context_length() const {
@@ -212,6 +250,7 @@ ModelConfig parse_model_config(std::string_view json, std::string_view source) {
   read_rope(root, config);
   config.tie_word_embeddings = root.boolean("tie_word_embeddings").value_or(false);
   read_layer_kinds(root, document, config);
+  read_moe(root, family, config);
   auto dtype = root.text("torch_dtype");
   if (!dtype) dtype = root.text("dtype");  // the name of the key since transformers 5
   config.torch_dtype = dtype.value_or("");

@@ -21,9 +21,19 @@ struct RopeScaling {  // YaRN (https://arxiv.org/abs/2309.00071) as transformers
   std::optional<double> attention_factor;  // absent: 0.1 * ln(factor) + 1; DeepSeek's mscale keys end up here
 };
 
+// Mixture of experts in place of the MLP, in some layers or all.
+struct MoeConfig {
+  int64_t num_experts = 0;
+  int64_t num_experts_per_tok = 0;
+  int64_t moe_intermediate_size = 0;
+  int64_t shared_expert_intermediate_size = 0;  // 0: there is none
+  bool norm_topk_prob = false;                  // the chosen experts' probabilities are scaled to sum to 1
+  std::vector<bool> sparse_layers;              // [num_hidden_layers]
+};
+
 struct ModelConfig {
   std::string architecture;  // "Qwen3ForCausalLM": architectures[0]
-  std::string model_type;    // "qwen2", "qwen3"
+  std::string model_type;    // "qwen2", "qwen3", "qwen2_moe", "qwen3_moe"
   int64_t vocab_size = 0;    // rows of the embedding and of the logits, padding included
   int64_t hidden_size = 0;
   int64_t intermediate_size = 0;
@@ -40,7 +50,8 @@ struct ModelConfig {
   bool query_key_norm = false;  // per-head RMSNorm of q and k (Qwen3)
   int64_t sliding_window = 0;  // positions a sliding layer sees, the current one included; 0: none is sliding
   std::vector<LayerKind> layer_kinds;  // [num_hidden_layers]
-  std::string torch_dtype;             // as the file says it, informative only: each tensor carries its own
+  std::optional<MoeConfig> moe;
+  std::string torch_dtype;  // as the file says it, informative only: each tensor carries its own
 
   int64_t context_length()
       const;  // longest sequence: max_position_embeddings, stretched by YaRN where it applies

@@ -141,9 +141,6 @@ void check_tiling(const HeaderReader& reader, const std::vector<TensorView>& ten
 std::pair<std::string_view, std::span<const std::byte>> split_file(const MappedFile& file,
                                                                    std::string_view source) {
   const std::string_view text = file.text();
-  if (text.starts_with("version https://git-lfs"))
-    fail(Status::invalid_file, source,
-         ": is a Git LFS pointer, not the weights; fetch them with `git lfs pull`");
   if (text.size() < 8)
     fail(Status::invalid_file, source, ": has ", text.size(),
          " bytes; a safetensors file begins with 8 bytes of header length");

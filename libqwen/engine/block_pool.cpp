@@ -1,6 +1,7 @@
 #include "engine/block_pool.h"
 
 #include <array>
+#include <new>
 #include <random>
 
 namespace qwen {
@@ -87,9 +88,13 @@ void BlockPool::give_back(int32_t id) {
   newest_ = id;
 }
 
-void BlockPool::name(int32_t id, const BlockKey& key) {
+void BlockPool::name(int32_t id, const BlockKey& key) noexcept {
   Block& block = blocks_[static_cast<size_t>(id)];
-  if (block.named || !named_.emplace(key, id).second) return;
+  try {
+    if (block.named || !named_.emplace(key, id).second) return;
+  } catch (const std::bad_alloc&) {
+    return;
+  }
   block.named = true;
   block.key = key;
 }

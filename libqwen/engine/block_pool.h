@@ -37,8 +37,9 @@ class BlockPool {
   // One user less. Without users a block waits to be taken; named, it can be found until then.
   void give_back(int32_t block);
 
-  // From now on find(key) finds this block. A key that names another block already stays with that one.
-  void name(int32_t block, const BlockKey& key);
+  // From now on find(key) finds this block. A key that names another block already stays with that one; where there is no
+  // memory for a name, the block has none: it saves a computation, no more.
+  void name(int32_t block, const BlockKey& key) noexcept;
   // -1: no block of that name.
   int32_t find(const BlockKey& key) const;
 

@@ -35,6 +35,56 @@ int64_t cache_blocks(const Options& options, int64_t context_length, int64_t blo
   return affordable > 0 ? std::min(generous, affordable) : generous;
 }
 
+// What the exception that is being handled says to the requests it belongs to.
+Error current_failure() noexcept {
+  try {
+    try {
+      throw;
+    } catch (const Error& error) {
+      return error;
+    } catch (const std::bad_alloc&) {
+      throw;
+    } catch (const std::exception& error) {
+      return {Status::internal, error.what()};
+    } catch (...) {
+      return {Status::internal, "unknown error"};
+    }
+  } catch (const std::bad_alloc&) {
+    return {Status::out_of_memory, "out of memory"};  // short enough to need none
+  }
+}
+
+// Does what must not be left undone, and can be begun again where it threw: when there is no memory for it, once there is.
+template <class Work>
+void insist(const Work& work) {
+  while (true) {
+    try {
+      return work();
+    } catch (const std::bad_alloc&) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  }
+}
+
+// The memory for what qwen_forward asks for is had before anything is computed, and on the host's thread: too much of it is
+// that request's error, and nobody else's.
+void allocate_tensors(Request& request, const ModelConfig& config) {
+  const WantedTensors& wanted = request.input().tensors;
+  if (!wanted.any()) return;
+  const int64_t rows = static_cast<int64_t>(request.input().prompt.size()) - wanted.first_row;
+  const int64_t logits = wanted.logits ? rows * config.vocab_size : 0;
+  const int64_t states = wanted.hidden_states ? config.num_hidden_layers + 1 : 0;
+  try {
+    request.logits.resize(static_cast<size_t>(logits));
+    request.hidden_states.resize(static_cast<size_t>(states));
+    for (auto& state : request.hidden_states) state.resize(static_cast<size_t>(rows * config.hidden_size));
+  } catch (const std::bad_alloc&) {
+    fail(Status::out_of_memory, "the tensors of ", rows, " rows take ",
+         static_cast<int64_t>(sizeof(float)) * (logits + states * rows * config.hidden_size),
+         " bytes, which this process cannot have; ask for fewer rows (first_rows)");
+  }
+}
+
 }  // namespace
 
 Engine::Engine(std::shared_ptr<const LoadedModel> loaded, const Options& options,
@@ -114,6 +164,7 @@ std::shared_ptr<Request> Engine::make_request(RequestInput input) const {
   const int64_t resolved = generates ? max_tokens.value_or(by_default) : 0;
   auto request = std::make_shared<Request>(std::move(input), loaded_->tokenizer);
   request->max_tokens = resolved;
+  allocate_tensors(*request, model.config());
   return request;
 }
 
@@ -122,7 +173,7 @@ void Engine::submit(const std::shared_ptr<Request>& request) {
     const std::lock_guard lock(mutex_);
     if (closing_) fail(Status::closed, "the engine is being destroyed");
     if (draining_) fail(Status::closed, "the engine is being drained: it takes no more requests");
-    if (stats_.waiting + static_cast<int64_t>(inbox_.size()) >= max_waiting_)
+    if (waiting_requests_ + static_cast<int64_t>(inbox_.size()) >= max_waiting_)
       fail(Status::busy, "the engine's queue is full: max_waiting is ", max_waiting_,
            " requests; try again later");
     inbox_.push_back(request);
@@ -134,7 +185,7 @@ void Engine::drain(int64_t timeout_ms) {
   std::unique_lock lock(mutex_);
   draining_ = true;
   ++draining_threads_;
-  const auto idle = [this] { return inbox_.empty() && stats_.running + stats_.waiting == 0; };
+  const auto idle = [this] { return in_flight() == 0 && !announcing_; };
   bool done = true;
   if (timeout_ms < 0) {
     drained_.wait(lock, idle);
@@ -143,15 +194,20 @@ void Engine::drain(int64_t timeout_ms) {
   }
   --draining_threads_;
   drained_.notify_all();
-  if (!done)
-    fail(Status::timeout, stats_.running + stats_.waiting + static_cast<int64_t>(inbox_.size()),
-         " choices are still in flight after ", timeout_ms, " ms");
+  if (!done) fail(Status::timeout, in_flight(), " choices are still in flight after ", timeout_ms, " ms");
+}
+
+// Choices. With the lock held.
+int64_t Engine::in_flight() const {
+  int64_t count = stats_.running + stats_.waiting;
+  for (const auto& request : inbox_) count += request->input().params.n;
+  return count;
 }
 
 EngineStats Engine::stats() const {
   const std::lock_guard lock(mutex_);
   EngineStats stats = stats_;
-  stats.waiting += static_cast<int64_t>(inbox_.size());
+  stats.waiting = in_flight() - stats.running;
   return stats;
 }
 
@@ -168,15 +224,20 @@ void Engine::step_loop() {
     {
       std::unique_lock lock(mutex_);
       work_.wait(lock, [this] { return closing_ || !inbox_.empty() || !scheduler_->idle(); });
-      for (const auto& request : inbox_) scheduler_->add(request);
-      inbox_.clear();
+      insist([this] {
+        while (!inbox_.empty()) {
+          scheduler_->add(inbox_.front());
+          inbox_.pop_front();
+        }
+      });
       stats_.running = scheduler_->running();
       stats_.waiting = scheduler_->waiting();
+      waiting_requests_ = scheduler_->waiting_requests();
       if (closing_) break;
     }
-    step();
+    insist([this] { step(); });
   }
-  scheduler_->finish_all(Status::closed, "the engine was destroyed");
+  insist([this] { scheduler_->finish_all(Status::closed, "the engine was destroyed"); });
   publish();
 }
 
@@ -192,70 +253,47 @@ void Engine::step() {
       const auto scheduled = Clock::now();
       const std::span<float> logits = runner_->forward(step);
       const auto computed = Clock::now();
-      trace.sequences = static_cast<int64_t>(step.sequences.size());
       for (const auto& sequence : step.sequences)
-        trace.generate_rows += sequence->size() - sequence->computed == 1;
+        trace.generate_rows += sequence->size() - sequence->computed == 1 && !sequence->generated().empty();
       trace.prompt_rows = step.batch.rows() - trace.generate_rows;
       commit(step, logits);
+      trace.sequences = static_cast<int64_t>(step.sequences.size());
       trace.schedule_seconds = seconds(begin, scheduled);
       trace.forward_seconds = seconds(scheduled, computed);
       trace.sample_seconds = seconds(computed, Clock::now());
     }
   } catch (...) {
     // Whatever went wrong belongs to the requests of this step; the engine goes on with the others.
-    Status status = Status::internal;
-    std::string message = "unknown error in a step";
-    try {
-      throw;
-    } catch (const Error& error) {
-      status = error.status();
-      message = error.message();
-    } catch (const std::bad_alloc&) {
-      status = Status::out_of_memory;
-      message = "out of memory in a step";
-    } catch (const std::exception& error) {
-      message = error.what();
-    }
-    log(LogLevel::error, "step failed: ", message);
-    for (const auto& sequence : step.sequences) {
-      sequence->request().fail(status, message);
-      sequence->finish(FinishReason::error);
-    }
-    scheduler_->commit(step);
+    const Error failure = current_failure();
+    scheduler_->abandon(step, failure);
+    log(LogLevel::error, "step failed: ", failure.message());
   }
   publish(trace);
 }
 
 void Engine::commit(const ScheduledStep& step, std::span<float> logits) {
   const auto vocab_size = static_cast<size_t>(loaded_->model->config().vocab_size);
+  const auto& logit_rows = step.batch.logit_rows;
+  auto row = logit_rows.begin();
   int64_t prompt_tokens = 0, generated_tokens = 0;
   for (size_t i = 0; i < step.sequences.size(); ++i) {
     Sequence& sequence = *step.sequences[i];
-    Request& request = sequence.request();
-    const int64_t rows = step.batch.sequences[i].row_count;
-    const auto prompt_size = static_cast<int64_t>(request.input().prompt.size());
-    prompt_tokens += std::clamp<int64_t>(prompt_size - sequence.computed, 0, rows);
-    sequence.computed += rows;
-    const bool complete = sequence.computed == sequence.size();
-    if (sequence.wants_prompt_logprobs())
-      logits = logits.subspan(take_prompt_logprobs(sequence, rows, logits));
-    if (request.input().tensors.any()) {
-      logits = logits.subspan(take_logits(sequence, rows, logits));
-      if (complete) sequence.finish(FinishReason::stop);
-    } else if (complete) {
-      const auto row = logits.first(vocab_size);
-      logits = logits.subspan(vocab_size);
-      if (request.cancel_wanted() || request.stop_wanted())
-        continue;  // the next sweep ends it, without this token
-      try {
-        sequence.append(sampler_.sample(row, request.input().params, request.input().prompt,
-                                        sequence.generated(), sequence.choice(), sequence.forced_token()));
-        ++generated_tokens;
-      } catch (const Error& error) {
-        request.fail(error.status(), error.message());
-        sequence.finish(FinishReason::error);
-      }
+    const SequenceRows& rows = step.batch.sequences[i];
+    const auto first = row;
+    row = std::lower_bound(first, logit_rows.end(), rows.first_row + rows.row_count);
+    const auto own = logits.subspan(static_cast<size_t>(first - logit_rows.begin()) * vocab_size,
+                                    static_cast<size_t>(row - first) * vocab_size);
+    const auto prompt_size = static_cast<int64_t>(sequence.request().input().prompt.size());
+    const int64_t size = sequence.size();
+    prompt_tokens += std::clamp<int64_t>(prompt_size - sequence.computed, 0, rows.row_count);
+    sequence.computed += rows.row_count;
+    try {
+      take_rows(sequence, rows.row_count, own);
+    } catch (...) {  // one request's trouble is not its neighbours'; it ends with the next sweep
+      const Error failure = current_failure();
+      sequence.request().fail(failure.status(), failure.message());
     }
+    generated_tokens += sequence.size() - size;
   }
   scheduler_->commit(step);
   const std::lock_guard lock(mutex_);
@@ -264,44 +302,52 @@ void Engine::commit(const ScheduledStep& step, std::span<float> logits) {
   stats_.generated_tokens += generated_tokens;
 }
 
-// Keeps the wanted ones of the logits of the sequence's last `rows` rows. Returns how many numbers that were.
-size_t Engine::take_logits(const Sequence& sequence, int64_t rows, std::span<const float> logits) const {
+// What a sequence makes of its last `rows` rows; logits: of those that the scheduler wanted them of.
+void Engine::take_rows(Sequence& sequence, int64_t rows, std::span<float> logits) {
   Request& request = sequence.request();
+  const auto vocab_size = static_cast<size_t>(loaded_->model->config().vocab_size);
+  const bool complete = sequence.computed == sequence.size();
   const WantedTensors& wanted = request.input().tensors;
-  const int64_t first = std::max(sequence.computed - rows, wanted.first_row);
-  if (!wanted.logits || first >= sequence.computed) return 0;
-  const auto vocab_size = loaded_->model->config().vocab_size;
-  const int64_t count = (sequence.computed - first) * vocab_size;
-  // Placed by position: a sequence that was preempted computes its rows again.
-  request.logits.resize(static_cast<size_t>((sequence.size() - wanted.first_row) * vocab_size));
-  std::copy_n(logits.begin(), count, request.logits.begin() + (first - wanted.first_row) * vocab_size);
-  return static_cast<size_t>(count);
+  if (wanted.any()) {
+    // Placed by position: a sequence that was preempted computes its rows again.
+    const int64_t first = std::max(sequence.computed - rows, wanted.first_row) - wanted.first_row;
+    if (!logits.empty())
+      std::copy(logits.begin(), logits.end(),
+                request.logits.begin() + first * static_cast<int64_t>(vocab_size));
+    if (complete) sequence.finish(FinishReason::stop);
+    return;
+  }
+  if (sequence.wants_prompt_logprobs()) take_prompt_logprobs(sequence, rows, logits);
+  if (!complete || request.cancel_wanted() || request.stop_wanted())
+    return;  // who is cancelled ends with the next sweep, without this token
+  sequence.append(sampler_.sample(logits.last(vocab_size), request.input().params, request.input().prompt,
+                                  sequence.generated(), sequence.choice(), sequence.forced_token()));
 }
 
-// The logits of a prompt row are about the token behind it; those of the last one are the sampler's too, and stay.
-size_t Engine::take_prompt_logprobs(const Sequence& sequence, int64_t rows,
-                                    std::span<const float> logits) const {
+// The logits of a prompt row are about the token behind it; those of the last one are the sampler's alone.
+void Engine::take_prompt_logprobs(const Sequence& sequence, int64_t rows,
+                                  std::span<const float> logits) const {
   Request& request = sequence.request();
   const auto vocab_size = static_cast<size_t>(loaded_->model->config().vocab_size);
   const auto prompt = std::span(request.input().prompt);
-  size_t taken = 0;
-  for (int64_t row = sequence.computed - rows; row < sequence.computed; ++row) {
-    if (row + 1 >= static_cast<int64_t>(prompt.size())) break;
-    const auto values = logits.subspan(taken, vocab_size);
+  for (int64_t row = sequence.computed - rows; row + 1 < static_cast<int64_t>(prompt.size());
+       ++row, logits = logits.subspan(vocab_size)) {
+    if (row >= sequence.computed) break;
     const int32_t next = prompt[static_cast<size_t>(row) + 1];
-    request.record_prompt_logprob(
-        row + 1, static_cast<float>(values[static_cast<size_t>(next)] - log_sum_exp(values)));
-    taken += vocab_size;
+    const double logprob = logits[static_cast<size_t>(next)] - log_sum_exp(logits.first(vocab_size));
+    request.record_prompt_logprob(row + 1, static_cast<float>(logprob));
   }
-  return taken;
 }
 
 // In this order, so that a host that has seen a request end finds it gone from the stats.
 void Engine::publish(StepTrace trace) {
+  const Scheduler::Line ended = scheduler_->take_ended();
   {
     const std::lock_guard lock(mutex_);
     stats_.running = scheduler_->running();
     stats_.waiting = scheduler_->waiting();
+    waiting_requests_ = scheduler_->waiting_requests();
+    announcing_ = !ended.empty();
     stats_.finished = scheduler_->finished();
     stats_.cached_tokens = scheduler_->cached_tokens();
     stats_.cache_blocks_used = scheduler_->blocks_used();
@@ -310,7 +356,11 @@ void Engine::publish(StepTrace trace) {
     trace.waiting = stats_.waiting;
     trace.cache_blocks_used = stats_.cache_blocks_used;
   }
-  for (const auto& sequence : scheduler_->take_ended()) sequence->request().announce_end(*sequence);
+  for (const auto& sequence : ended) insist([&] { sequence->request().announce_end(*sequence); });
+  if (!ended.empty()) {
+    const std::lock_guard lock(mutex_);
+    announcing_ = false;
+  }
   trace.preempted = scheduler_->take_preempted();
   if (trace_ && trace.sequences > 0) trace_(trace);
   drained_.notify_all();

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -60,9 +61,10 @@ class Engine {
   void step_loop();
   void step();
   void commit(const ScheduledStep& step, std::span<float> logits);
-  size_t take_logits(const Sequence& sequence, int64_t rows, std::span<const float> logits) const;
-  size_t take_prompt_logprobs(const Sequence& sequence, int64_t rows, std::span<const float> logits) const;
+  void take_rows(Sequence& sequence, int64_t rows, std::span<float> logits);
+  void take_prompt_logprobs(const Sequence& sequence, int64_t rows, std::span<const float> logits) const;
   void publish(StepTrace trace = {});
+  int64_t in_flight() const;
 
   std::shared_ptr<const LoadedModel> loaded_;
   int64_t context_length_ = 0;
@@ -79,8 +81,10 @@ class Engine {
 
   mutable std::mutex mutex_;  // guards what follows
   std::condition_variable work_;
-  std::vector<std::shared_ptr<Request>> inbox_;
+  std::deque<std::shared_ptr<Request>> inbox_;
   EngineStats stats_;
+  int64_t waiting_requests_ = 0;
+  bool announcing_ = false;  // requests have ended, their last events are not out yet
   bool draining_ = false, closing_ = false;
   int draining_threads_ = 0;  // inside drain()
   std::condition_variable drained_;

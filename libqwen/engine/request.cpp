@@ -1,6 +1,7 @@
 #include "engine/request.h"
 
 #include <algorithm>
+#include <new>
 
 namespace qwen {
 namespace {
@@ -89,11 +90,15 @@ void Request::record_end(const Sequence& sequence, FinishReason reason, std::opt
   outcome_.stats.inter_token_max_seconds = percentile(1);
 }
 
-void Request::fail(Status status, std::string message) {
+void Request::fail(Status status, std::string_view message) noexcept {
   if (failed()) return;
   const std::lock_guard lock(outcome_mutex_);
   outcome_.status = status;
-  outcome_.message = std::move(message);
+  try {
+    outcome_.message = message;
+  } catch (const std::bad_alloc&) {
+    outcome_.message = "out of memory";  // short enough to need none
+  }
 }
 
 void Request::push(Event event) const {
@@ -101,13 +106,17 @@ void Request::push(Event event) const {
     queue->push(std::move(event));  // gone: the host has let go of it
 }
 
-void Request::announce_end(const Sequence& sequence) {
+void Request::announce_end(Sequence& sequence) {
   const auto self = shared_from_this();
-  push({.type = EventType::finished,
-        .request = self,
-        .choice = static_cast<int32_t>(sequence.choice()),
-        .finish_reason = outcome_.choices[sequence.choice()].finish_reason});
-  if (++announced_ < sequences.size()) return;
+  if (!sequence.announced) {
+    push({.type = EventType::finished,
+          .request = self,
+          .choice = static_cast<int32_t>(sequence.choice()),
+          .finish_reason = outcome_.choices[sequence.choice()].finish_reason});
+    sequence.announced = true;
+    ++announced_;
+  }
+  if (announced_ < sequences.size()) return;
   push({.type = EventType::done,
         .request = self,
         .finish_reason = outcome_.choices[0].finish_reason,

@@ -9,6 +9,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/error.h"
@@ -88,12 +89,12 @@ class Request : public std::enable_shared_from_this<Request> {
   void record_end(const Sequence& sequence, FinishReason reason, std::optional<size_t> stop);
   void push(Event event) const;
   // The whole request has failed: the first reason stays. Its sequences end with the next sweep at the latest.
-  void fail(Status status, std::string message);
-  bool timed_out() const { return Clock::now() >= deadline_; }
+  void fail(Status status, std::string_view message) noexcept;
+  bool timed_out(Clock::time_point now) const { return now >= deadline_; }
   bool failed() const { return outcome_.status != Status::ok; }
   // Sends the last event of one choice, and after the last choice the request's own. The engine calls it when the
-  // sequence's blocks are back and the stats tell so.
-  void announce_end(const Sequence& sequence);
+  // sequence's blocks are back and the stats tell so. Where it throws, it can be called again.
+  void announce_end(Sequence& sequence);
 
   // qwen_forward's tensors, written by the step thread, read by the host after DONE.
   std::vector<float> logits;                      // [wanted rows, vocab_size]

@@ -1,6 +1,7 @@
 #include "engine/scheduler.h"
 
 #include <algorithm>
+#include <new>
 
 namespace qwen {
 namespace {
@@ -10,26 +11,44 @@ int64_t first_block_seen(const CacheGroupSpec& group, int64_t next) {
   return group.window == 0 ? 0 : std::max<int64_t>(0, next - group.window + 1) / kCacheBlock;
 }
 
-// Whose turn comes first.
-bool before(const SequencePtr& a, const SequencePtr& b) {
-  const int64_t left = a->request().input().priority, right = b->request().input().priority;
-  return left != right ? left > right : a->arrival < b->arrival;
-}
-
-template <class List>
-void insert(List& list, const SequencePtr& sequence) {
-  list.insert(std::upper_bound(list.begin(), list.end(), sequence, before), sequence);
+int64_t priority(const SequencePtr& sequence) {
+  return sequence->request().input().priority;
 }
 
 // A row of logits for every row of a batch is a lot of memory: 0.6 MB each for a vocabulary of 150,000.
 constexpr int64_t kMostLogitRows = 64;
 
-int64_t rows_wanted(const Sequence& sequence, int64_t budget) {
-  const bool all_logits = sequence.wants_prompt_logprobs() || sequence.request().input().tensors.logits;
-  return std::min({sequence.size() - sequence.computed, budget, all_logits ? kMostLogitRows : budget});
+// Of the sequence's tokens, the first one whose row of logits is wanted.
+int64_t first_logits(const Sequence& sequence) {
+  const WantedTensors& wanted = sequence.request().input().tensors;
+  if (wanted.any()) return wanted.logits ? wanted.first_row : sequence.size();
+  return sequence.wants_prompt_logprobs() ? 0 : sequence.size() - 1;
+}
+
+// Of the next `rows` rows, how many give logits besides the one that is sampled.
+int64_t more_logits(const Sequence& sequence, int64_t rows) {
+  const int64_t end = std::min(sequence.computed + rows, sequence.size() - 1);
+  return std::max<int64_t>(0, end - std::max(sequence.computed, first_logits(sequence)));
+}
+
+int64_t rows_wanted(const Sequence& sequence, int64_t rows_left, int64_t logits_left) {
+  const int64_t rows = std::min(sequence.size() - sequence.computed, rows_left);
+  if (more_logits(sequence, rows) <= logits_left) return rows;
+  return std::max<int64_t>(0, first_logits(sequence) - sequence.computed) + logits_left;
+}
+
+// Further choices wait until the first one has computed the prompt: then it comes from the cache.
+bool waits_for_first_choice(const Sequence& sequence) {
+  const Sequence& first = *sequence.request().sequences[0];
+  return sequence.choice() > 0 && first.generated().empty() && !first.is_finished();
 }
 
 }  // namespace
+
+bool Scheduler::Before::operator()(const SequencePtr& a, const SequencePtr& b) const {
+  const int64_t left = priority(a), right = priority(b);
+  return left != right ? left > right : a->arrival < b->arrival;
+}
 
 Scheduler::Scheduler(std::span<const CacheGroupSpec> groups, int64_t blocks, SchedulerLimits limits)
     : groups_(groups.begin(), groups.end()), limits_(limits) {
@@ -49,109 +68,132 @@ int64_t Scheduler::blocks_used() const {
 }
 
 void Scheduler::add(const std::shared_ptr<Request>& request) {
+  Line choices;
   for (const auto& sequence : request->sequences) {
     sequence->arrival = arrivals_++;
-    insert(waiting_, SequencePtr(request, sequence.get()));
+    choices.insert(SequencePtr(request, sequence.get()));
   }
+  waiting_.merge(choices);
+  ++waiting_requests_;
+}
+
+void Scheduler::move(const SequencePtr& sequence, Line& from, Line& to) noexcept {
+  if (sequence->choice() == 0) waiting_requests_ += (&to == &waiting_) - (&from == &waiting_);
+  to.insert(from.extract(sequence));
 }
 
 void Scheduler::sweep() {
-  const auto end_if_wanted = [](Sequence& sequence) {
-    Request& request = sequence.request();
-    if (request.timed_out())
+  const auto now = Clock::now();
+  const auto end_if_wanted = [now](const SequencePtr& sequence) {
+    Request& request = sequence->request();
+    if (request.timed_out(now))
       request.fail(Status::timeout,
                    cat("the request has not ended within its timeout_ms of ", *request.input().timeout_ms));
     if (request.failed()) {
-      sequence.finish(FinishReason::error);
+      sequence->finish(FinishReason::error);
     } else if (request.cancel_wanted()) {
       for (const auto& choice : request.sequences) choice->finish(FinishReason::cancelled);
       request.fail(Status::cancelled, "the request was cancelled");
     } else if (request.stop_wanted()) {
-      sequence.finish(FinishReason::stop);
+      sequence->finish(FinishReason::stop);
     }
   };
-  for (const auto& sequence : waiting_) end_if_wanted(*sequence);
-  for (const auto& sequence : running_) end_if_wanted(*sequence);
-  drop_finished();
+  std::for_each(waiting_.begin(), waiting_.end(), end_if_wanted);
+  std::for_each(running_.begin(), running_.end(), end_if_wanted);
+  drop_finished(waiting_);
+  drop_finished(running_);
 }
 
-void Scheduler::drop_finished() {
-  const auto finished = [this](const SequencePtr& sequence) {
-    if (!sequence->is_finished()) return false;
+void Scheduler::drop_finished(Line& line) noexcept {
+  for (auto next = line.begin(); next != line.end();) {
+    const SequencePtr sequence = *next++;
+    if (!sequence->is_finished()) continue;
     release(*sequence);
-    ended_.push_back(sequence);
+    move(sequence, line, ended_);
     ++finished_;
-    return true;
-  };
-  std::erase_if(waiting_, finished);
-  std::erase_if(running_, finished);
+  }
 }
 
 ScheduledStep Scheduler::schedule() {
-  ScheduledStep step;
-  int64_t budget = limits_.max_batch_tokens;
-  // Those that generate come first: one row each, so that a long prompt never holds up a running answer.
-  std::vector<SequencePtr> order(running_);
-  std::stable_partition(order.begin(), order.end(), [](const SequencePtr& sequence) {
-    return sequence->size() - sequence->computed == 1;
-  });
-  for (const auto& sequence : order) {
-    const int64_t rows = rows_wanted(*sequence, budget);
-    if (rows == 0) break;
-    if (std::find(running_.begin(), running_.end(), sequence) == running_.end())
-      continue;  // preempted just now
-    if (!make_room(sequence, sequence->computed + rows, step)) continue;
-    add_rows(step, sequence, rows);
-    budget -= rows;
-  }
-  for (size_t i = 0; i < waiting_.size() && budget > 0 && running() < limits_.max_running;) {
-    const SequencePtr sequence = waiting_[i];
-    // Further choices wait until the first one has computed the prompt: then it comes from the cache.
-    const Sequence& first = *sequence->request().sequences[0];
-    if (sequence->choice() > 0 && first.generated().empty() && !first.is_finished()) {
-      ++i;
-      continue;
+  Plan plan{.shares = {}, .rows_left = limits_.max_batch_tokens, .logits_left = kMostLogitRows};
+  bool full = false;  // somebody lacks blocks: nobody whose turn is later may begin
+  const auto go_on = [&](const SequencePtr& sequence) {
+    if (!running_.contains(sequence)) return;  // preempted just now
+    const int64_t rows = rows_wanted(*sequence, plan.rows_left, plan.logits_left);
+    if (rows == 0) return;
+    if (make_room(sequence, rows, false, plan)) {
+      plan_rows(plan, sequence, rows);
+    } else {
+      full = true;
     }
-    waiting_.erase(waiting_.begin() + static_cast<ptrdiff_t>(i));
-    const int64_t rows = admit(sequence, budget, step);
-    if (rows == 0) {
-      insert(waiting_, sequence);
+  };
+  std::vector<SequencePtr> generating, prompts;
+  for (const SequencePtr& sequence : running_)
+    (sequence->size() - sequence->computed == 1 ? generating : prompts).push_back(sequence);
+  // Those that generate come first: one row each, so that a long prompt never holds up a running answer.
+  for (const SequencePtr& sequence : generating) go_on(sequence);
+  // Then prompts, begun or not, as their turn is: what is urgent does not wait for somebody's long prompt to end.
+  size_t prompt = 0;
+  for (auto next = waiting_.begin(); plan.rows_left > 0;) {
+    while (next != waiting_.end() && waits_for_first_choice(**next)) ++next;
+    const bool may_begin = !full && next != waiting_.end() && running() < limits_.max_running;
+    if (may_begin && (prompt == prompts.size() || Before()(*next, prompts[prompt]))) {
+      const SequencePtr sequence = *next++;
+      full = !begin(sequence, plan);
+    } else if (prompt < prompts.size()) {
+      go_on(prompts[prompt++]);
+    } else {
       break;
     }
-    insert(running_, sequence);
-    add_rows(step, sequence, rows);
-    budget -= rows;
   }
+  ScheduledStep step;
+  for (const Share& share : plan.shares) add_rows(step, share);
   return step;
 }
 
-// Blocks for the first `positions` positions. When the cache is full, whoever comes last gives its own back and is computed
-// again later, to the same bits; those that are in this step already keep theirs. false: even so there is no room.
-bool Scheduler::make_room(const SequencePtr& sequence, int64_t positions, const ScheduledStep& step) {
-  while (!reserve(*sequence, positions)) {
-    if (running_.empty() || !before(sequence, running_.back())) return false;
-    const SequencePtr victim = running_.back();
-    if (std::find(step.sequences.begin(), step.sequences.end(), victim) != step.sequences.end()) return false;
+void Scheduler::plan_rows(Plan& plan, const SequencePtr& sequence, int64_t rows) const {
+  plan.shares.push_back({sequence, rows});
+  plan.rows_left -= rows;
+  plan.logits_left -= more_logits(*sequence, rows);
+}
+
+// Blocks for the next `rows` rows of a running sequence. When the cache is full, whoever comes last gives its own back and is
+// computed again later, to the same bits; who only begins takes them from lower priorities alone. false: even so there is no
+// room.
+bool Scheduler::make_room(const SequencePtr& sequence, int64_t rows, bool begins, Plan& plan) {
+  while (!reserve(*sequence, sequence->computed + rows)) {
+    const SequencePtr victim = *running_.rbegin();
+    if (victim == sequence || (begins && priority(victim) == priority(sequence))) return false;
+    const auto share = std::find_if(plan.shares.begin(), plan.shares.end(),
+                                    [&](const Share& planned) { return planned.sequence == victim; });
+    if (share != plan.shares.end()) {
+      plan.rows_left += share->rows;
+      plan.logits_left += more_logits(*victim, share->rows);
+      plan.shares.erase(share);
+    }
     release(*victim);
-    running_.pop_back();
-    insert(waiting_, victim);
+    move(victim, running_, waiting_);
     ++preempted_;
   }
   return true;
 }
 
-// Cache blocks for as many rows of a waiting sequence as the budget allows; 0: there is no room yet.
-int64_t Scheduler::admit(const SequencePtr& sequence, int64_t budget, const ScheduledStep& step) {
+// A waiting sequence gets cache blocks for as many rows as the plan allows; false: there is no room yet.
+bool Scheduler::begin(const SequencePtr& sequence, Plan& plan) {
+  move(sequence, waiting_, running_);
   adopt_prefix(*sequence);
   const int64_t cached = sequence->computed;
-  const int64_t rows = rows_wanted(*sequence, budget);
-  if (!make_room(sequence, cached + rows, step)) {
+  const int64_t rows = rows_wanted(*sequence, plan.rows_left, plan.logits_left);
+  if (rows == 0 || !make_room(sequence, rows, true, plan)) {
     release(*sequence);
-    return 0;
+    move(sequence, running_, waiting_);
+    return false;
   }
-  cached_tokens_ += cached;
+  plan_rows(plan, sequence, rows);
+  // What was generated before a preemption is in `cached` too, but is no prompt.
+  cached_tokens_ += std::min(cached, static_cast<int64_t>(sequence->request().input().prompt.size()));
   sequence->request().mark_started(cached);
-  return rows;
+  return true;
 }
 
 // Shares the blocks of the longest head that the cache still holds and that leaves a row to compute, and goes on in the
@@ -180,10 +222,14 @@ void Scheduler::adopt_prefix(Sequence& sequence) {
     return true;
   };
   while (blocks > 0 && !complete(blocks)) --blocks;
-  sequence.block_tables.resize(groups_.size());
+  std::vector<std::vector<int32_t>> tables(groups_.size());
+  for (auto& table : tables) {
+    table.reserve(static_cast<size_t>(blocks) + 1);
+    table.assign(static_cast<size_t>(blocks), -1);
+  }
+  sequence.block_tables = std::move(tables);  // nothing below allocates
   for (size_t group = 0; group < groups_.size(); ++group) {
     auto& table = sequence.block_tables[group];
-    table.assign(static_cast<size_t>(blocks), -1);
     for (int64_t block = first_block_seen(groups_[group], blocks * kCacheBlock); block < blocks; ++block) {
       const int32_t id = found[group][static_cast<size_t>(block)];
       pools_[group].share(id);
@@ -207,19 +253,17 @@ void Scheduler::adopt_prefix(Sequence& sequence) {
   }
 }
 
-void Scheduler::add_rows(ScheduledStep& step, const SequencePtr& sequence, int64_t rows) const {
+void Scheduler::add_rows(ScheduledStep& step, const Share& share) const {
+  const SequencePtr& sequence = share.sequence;
   Batch& batch = step.batch;
   SequenceRows layout{.first_row = static_cast<int32_t>(batch.rows()),
-                      .row_count = static_cast<int32_t>(rows),
+                      .row_count = static_cast<int32_t>(share.rows),
                       .context_length = static_cast<int32_t>(sequence->computed),
                       .block_tables = {sequence->block_tables.begin(), sequence->block_tables.end()}};
-  const WantedTensors& wanted = sequence->request().input().tensors;
-  for (int64_t i = 0; i < rows; ++i) {
+  for (int64_t i = 0; i < share.rows; ++i) {
     const int64_t index = sequence->computed + i;
     const auto position = static_cast<int32_t>(index);
-    const bool last = index + 1 == sequence->size();
-    if (wanted.any() ? wanted.logits && index >= wanted.first_row : last || sequence->wants_prompt_logprobs())
-      batch.logit_rows.push_back(static_cast<int32_t>(batch.rows()));
+    if (index >= first_logits(*sequence)) batch.logit_rows.push_back(static_cast<int32_t>(batch.rows()));
     batch.token_ids.push_back(sequence->tokens[static_cast<size_t>(index)]);
     batch.positions.push_back({position, position, position});
     batch.adapter_ids.push_back(0);
@@ -229,21 +273,36 @@ void Scheduler::add_rows(ScheduledStep& step, const SequencePtr& sequence, int64
 }
 
 void Scheduler::commit(const ScheduledStep& step) {
-  if (limits_.prefix_cache)
-    for (const auto& sequence : step.sequences) name_full_blocks(*sequence);
-  drop_finished();
+  try {
+    if (limits_.prefix_cache)
+      for (const auto& sequence : step.sequences) name_full_blocks(*sequence);
+  } catch (const std::bad_alloc&) {
+    // A name is only worth a computation: those that are missing come with the next step.
+  }
+  drop_finished(running_);
   for (const auto& sequence : step.sequences)
     if (!sequence->is_finished()) free_behind_window(*sequence);
 }
 
-void Scheduler::finish_all(Status status, const std::string& message) {
-  const auto finish = [&](const SequencePtr& sequence) {
-    sequence->request().fail(status, message);
-    sequence->finish(FinishReason::error);
+void Scheduler::abandon(const ScheduledStep& step, const Error& failure) noexcept {
+  const auto fail = [&](const SequencePtr& sequence) {
+    sequence->request().fail(failure.status(), failure.message());
   };
-  std::for_each(running_.begin(), running_.end(), finish);
-  std::for_each(waiting_.begin(), waiting_.end(), finish);
-  drop_finished();
+  if (step.empty()) {
+    std::for_each(running_.begin(), running_.end(), fail);
+  } else {
+    std::for_each(step.sequences.begin(), step.sequences.end(), fail);
+  }
+}
+
+void Scheduler::finish_all(Status status, const std::string& message) {
+  for (Line* line : {&running_, &waiting_}) {
+    for (const auto& sequence : *line) {
+      sequence->request().fail(status, message);
+      sequence->finish(FinishReason::error);
+    }
+    drop_finished(*line);
+  }
 }
 
 // Blocks for the first `positions` positions in every group, or none at all.
@@ -254,6 +313,7 @@ bool Scheduler::reserve(Sequence& sequence, int64_t positions) {
     const auto have = static_cast<int64_t>(sequence.block_tables[group].size());
     if (wanted - have > pools_[group].available()) return false;
   }
+  for (auto& table : sequence.block_tables) table.reserve(static_cast<size_t>(wanted));
   for (size_t group = 0; group < groups_.size(); ++group) {
     auto& table = sequence.block_tables[group];
     while (static_cast<int64_t>(table.size()) < wanted) table.push_back(pools_[group].take());
@@ -262,7 +322,7 @@ bool Scheduler::reserve(Sequence& sequence, int64_t positions) {
 }
 
 // The last blocks first: what is given back first is forgotten first, and a head is worth more than its tail.
-void Scheduler::release(Sequence& sequence) {
+void Scheduler::release(Sequence& sequence) noexcept {
   const int64_t part = sequence.computed - sequence.named_blocks * kCacheBlock;
   if (limits_.prefix_cache && part > 0 && part < kCacheBlock) {
     const BlockKey key = sequence.key_of_part(part);

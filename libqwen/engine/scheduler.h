@@ -1,13 +1,15 @@
 // Decides which sequences (a request has one per choice) compute how many of their tokens in a step, and gives them cache
 // blocks, those of a prefix that was computed before among them. By priority, then first come, first served; running
 // sequences generate one token per step, what is left of the token budget computes prompts in chunks.
-// Used by the step thread only.
+// Used by the step thread only. Whatever throws (std::bad_alloc) leaves every sequence in its line and every block accounted
+// for: memory is allocated before anything changes, and sequences change lines as set nodes, without allocation.
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <memory>
+#include <set>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -35,6 +37,12 @@ struct ScheduledStep {
 
 class Scheduler {
  public:
+  // Whose turn comes first: by priority, then in order of arrival.
+  struct Before {
+    bool operator()(const SequencePtr& a, const SequencePtr& b) const;
+  };
+  using Line = std::set<SequencePtr, Before>;
+
   // blocks: per cache group.
   Scheduler(std::span<const CacheGroupSpec> groups, int64_t blocks, SchedulerLimits limits);
 
@@ -42,6 +50,7 @@ class Scheduler {
   bool idle() const { return waiting_.empty() && running_.empty(); }
   int64_t running() const { return static_cast<int64_t>(running_.size()); }
   int64_t waiting() const { return static_cast<int64_t>(waiting_.size()); }
+  int64_t waiting_requests() const { return waiting_requests_; }  // whose first choice waits
   int64_t finished() const { return finished_; }
   int64_t cached_tokens() const { return cached_tokens_; }  // prompt tokens that need not be computed, so far
   int64_t blocks_total() const;
@@ -54,22 +63,38 @@ class Scheduler {
   // After the step: the scheduled rows are in the cache; full blocks get their names, finished sequences leave, blocks
   // behind a window are given back.
   void commit(const ScheduledStep& step);
+  // The step could not be computed: its requests have failed, and end with the next sweep. When schedule() itself threw,
+  // `step` is empty, and it is those that run.
+  void abandon(const ScheduledStep& step, const Error& failure) noexcept;
   // Ends every request with this status.
   void finish_all(Status status, const std::string& message);
-  // Sequences that have ended and given their blocks back since the last call.
+  // Since the last call: how often a sequence had to give its blocks back.
   int64_t take_preempted() { return std::exchange(preempted_, 0); }
-  std::vector<SequencePtr> take_ended() { return std::exchange(ended_, {}); }
+  // Sequences that have ended and given their blocks back since the last call.
+  Line take_ended() { return std::exchange(ended_, {}); }
 
  private:
-  void drop_finished();
-  bool make_room(const SequencePtr& sequence, int64_t positions, const ScheduledStep& step);
-  int64_t admit(const SequencePtr& sequence, int64_t budget, const ScheduledStep& step);
+  // What a step is going to compute; a sequence that is preempted drops out again.
+  struct Share {
+    SequencePtr sequence;
+    int64_t rows;
+  };
+  struct Plan {
+    std::vector<Share> shares;
+    int64_t rows_left = 0;
+    int64_t logits_left = 0;  // of sequences that want more rows of logits than the one that is sampled
+  };
+  void move(const SequencePtr& sequence, Line& from, Line& to) noexcept;
+  void drop_finished(Line& line) noexcept;
+  void plan_rows(Plan& plan, const SequencePtr& sequence, int64_t rows) const;
+  bool make_room(const SequencePtr& sequence, int64_t rows, bool begins, Plan& plan);
+  bool begin(const SequencePtr& sequence, Plan& plan);
   void adopt_prefix(Sequence& sequence);
   bool reserve(Sequence& sequence, int64_t positions);
-  void release(Sequence& sequence);
+  void release(Sequence& sequence) noexcept;
   void name_full_blocks(Sequence& sequence);
   void free_behind_window(Sequence& sequence);
-  void add_rows(ScheduledStep& step, const SequencePtr& sequence, int64_t rows) const;
+  void add_rows(ScheduledStep& step, const Share& share) const;
 
   std::vector<CacheGroupSpec> groups_;
   std::vector<BlockPool> pools_;  // [cache group]
@@ -77,10 +102,9 @@ class Scheduler {
   int64_t finished_ = 0;  // sequences that have ended here
   int64_t cached_tokens_ = 0;
   int64_t preempted_ = 0;
+  int64_t waiting_requests_ = 0;
   uint64_t arrivals_ = 0;
-  std::vector<SequencePtr> ended_;
-  std::deque<SequencePtr> waiting_;  // both by priority, then in order of arrival
-  std::vector<SequencePtr> running_;
+  Line waiting_, running_, ended_;
 };
 
 }  // namespace qwen

@@ -65,11 +65,11 @@ void Sequence::append(const SampledToken& token) {
 
 void Sequence::finish(FinishReason reason) {
   if (finished_) return;
-  finished_ = true;
   std::vector<TextPiece> rest;
   text_.finish(rest);
   if (!rest.empty()) emit(std::move(rest), nullptr, text_.channel());
   request_.record_end(*this, reason, text_.stop_match());
+  finished_ = true;  // last: where something above throws, it can be finished again
 }
 
 // A token travels with the first text that it completed, if any.

@@ -30,7 +30,8 @@ class Sequence {
   std::vector<std::vector<int32_t>> block_tables;  // [cache group]; -1: not needed any more
   int64_t named_blocks = 0;  // of `computed`, how many full blocks the cache can find again
 
-  uint64_t arrival = 0;  // the scheduler's number
+  uint64_t arrival = 0;    // the scheduler's number
+  bool announced = false;  // its FINISHED event is out
 
   // The first choice computes the whole prompt with all its logits.
   bool wants_prompt_logprobs() const;

@@ -1,14 +1,15 @@
 #include "model/model.h"
 
 #include "base/error.h"
-#include "model/dense.h"
+#include "model/decoder.h"
 #include "model/weight_loader.h"
 
 namespace qwen {
 namespace {
 
 std::shared_ptr<const Model> make_model(const ModelConfig& config, WeightLoader& loader) {
-  if (config.model_type == "qwen2" || config.model_type == "qwen3") return make_dense_model(config, loader);
+  for (const char* type : {"qwen2", "qwen3", "qwen2_moe", "qwen3_moe"})
+    if (config.model_type == type) return make_decoder(config, loader);
   fail(Status::unsupported, "architecture ", quote(config.architecture), " is not supported by this version");
 }
 

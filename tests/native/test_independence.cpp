@@ -19,7 +19,7 @@ namespace {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr int kSchedules = 4;  // per setting: these are ten times slower
 #else
-constexpr int kSchedules = 25;
+constexpr int kSchedules = 20;
 #endif
 
 using Seconds = std::chrono::duration<double>;
@@ -208,7 +208,7 @@ TEST_CASE("a request's tokens and log-probabilities are the same bits whatever e
   std::vector<Setting> settings;
   for (const cpu::Isa level : cpu::available_isas())
     for (const char* dtype : {"f32", "bf16"})
-      for (const char* checkpoint : {"qwen2_sliding", "qwen3_yarn"})
+      for (const char* checkpoint : {"qwen2_sliding", "qwen3_yarn", "qwen2_moe"})
         settings.push_back({checkpoint, dtype, std::string(cpu::isa_name(level))});
   uint64_t seed = seconds > 0 ? std::random_device()() : 20261121;
   Coverage coverage;

@@ -79,6 +79,18 @@ void check_refused(std::string_view json, Status status, std::string_view fragme
   }
 }
 
+const Changes kMoe = {{"architectures", R"(["Qwen3MoeForCausalLM"])"},
+                      {"model_type", R"("qwen3_moe")"},
+                      {"num_hidden_layers", "6"},
+                      {"num_experts", "8"},
+                      {"num_experts_per_tok", "3"},
+                      {"moe_intermediate_size", "48"}};
+
+Changes moe_with(Changes more) {
+  more.insert(kMoe.begin(), kMoe.end());
+  return more;
+}
+
 std::vector<LayerKind> kinds(std::string_view letters) {
   std::vector<LayerKind> out;
   for (const char c : letters)
@@ -149,6 +161,27 @@ TEST_CASE("what a config leaves out has transformers' default") {
   CHECK(parse(kQwen3, {{"head_dim", kAbsent}}).head_dim == 128);  // Qwen3Config's default, not 2560 / 32
   CHECK(parse(kQwen3, {{"head_dim", "null"}}).head_dim == 80);
   CHECK(parse(kQwen3, {{"torch_dtype", kAbsent}, {"dtype", R"("float16")"}}).torch_dtype == "float16");
+}
+
+TEST_CASE("a mixture of experts is read, and which layers are sparse") {
+  const ModelConfig plain = parse(kQwen3, kMoe);
+  REQUIRE(plain.moe);
+  CHECK(plain.moe->num_experts == 8);
+  CHECK(plain.moe->num_experts_per_tok == 3);
+  CHECK(plain.moe->moe_intermediate_size == 48);
+  CHECK(plain.moe->shared_expert_intermediate_size == 0);
+  CHECK(!plain.moe->norm_topk_prob);
+  CHECK(plain.moe->sparse_layers == std::vector<bool>(6, true));
+  const ModelConfig mixed =
+      parse(kQwen3, moe_with({{"decoder_sparse_step", "2"}, {"mlp_only_layers", "[1, 99]"}}));
+  CHECK(mixed.moe->sparse_layers == std::vector<bool>{false, false, false, true, false, true});
+  const Changes qwen2 = moe_with({{"architectures", R"(["Qwen2MoeForCausalLM"])"},
+                                  {"model_type", R"("qwen2_moe")"},
+                                  {"shared_expert_intermediate_size", "96"},
+                                  {"norm_topk_prob", "true"}});
+  CHECK(parse(kQwen2, qwen2).moe->shared_expert_intermediate_size == 96);
+  CHECK(parse(kQwen2, qwen2).moe->norm_topk_prob);
+  CHECK(parse(kQwen2, qwen2).attention_bias);
 }
 
 TEST_CASE("model_type names the family where architectures does not") {
@@ -238,9 +271,10 @@ TEST_CASE("what this version cannot run is refused by name") {
   };
   const std::vector<Case> cases = {
       {kQwen3,
-       {{"architectures", R"(["Qwen3MoeForCausalLM"])"}, {"model_type", R"("qwen3_moe")"}},
-       "architecture 'Qwen3MoeForCausalLM' is not supported by this version (supported: Qwen2ForCausalLM, "
-       "Qwen3ForCausalLM)"},
+       {{"architectures", R"(["Qwen3NextForCausalLM"])"}, {"model_type", R"("qwen3_next")"}},
+       "architecture 'Qwen3NextForCausalLM' is not supported by this version (supported: Qwen2ForCausalLM, "
+       "Qwen3ForCausalLM, Qwen2MoeForCausalLM, Qwen3MoeForCausalLM)"},
+      {kQwen3, moe_with({{"use_sliding_window", "true"}}), "key 'use_sliding_window' is true"},
       {kQwen3, {{"architectures", R"(["Qwen3\u001bModel"])"}}, "'Qwen3\\x1bModel'"},
       {kQwen3, {{"architectures", kAbsent}, {"model_type", R"("qwen3_vl")"}}, "model_type 'qwen3_vl'"},
       {kQwen3, {{"quantization_config", R"({"quant_method": "awq", "bits": 4})"}}, "quantization 'awq'"},
@@ -282,6 +316,13 @@ TEST_CASE("a value out of bounds is an error that names key, value and what is a
     const char* fragment;
   };
   const std::vector<Case> cases = {
+      {kQwen3, moe_with({{"num_experts_per_tok", "9"}}), "key 'num_experts_per_tok' is 9"},
+      {kQwen3, moe_with({{"num_experts_per_tok", "0"}}), "key 'num_experts_per_tok' is 0"},
+      {kQwen3, moe_with({{"num_experts", kAbsent}}), "key 'num_experts' is missing"},
+      {kQwen3, moe_with({{"moe_intermediate_size", "0"}}), "key 'moe_intermediate_size' is 0"},
+      {kQwen3, moe_with({{"mlp_only_layers", "3"}}), "key 'mlp_only_layers' is 3"},
+      {kQwen3, moe_with({{"mlp_only_layers", "[-1]"}}), "key 'mlp_only_layers' is a list with -1"},
+      {kQwen3, moe_with({{"decoder_sparse_step", "0"}}), "key 'decoder_sparse_step' is 0"},
       {kQwen3, {{"vocab_size", "0"}}, "key 'vocab_size' is 0; it must be an integer from 1 to 16777216"},
       {kQwen3, {{"vocab_size", "-1"}}, "key 'vocab_size' is -1"},
       {kQwen3, {{"vocab_size", kAbsent}}, "key 'vocab_size' is missing; it must be an integer from 1"},
@@ -481,10 +522,9 @@ TEST_CASE("every published config is read or refused by name") {
     if (!fs::exists(file)) continue;
     const MappedFile text(file, LoadMode::read);
     const auto starts = [&](std::string_view prefix) { return model.starts_with(prefix); };
-    // What the name of a published model says: dense text models are ours, unless they are quantised.
+    // What the name of a published model says: text models are ours, unless they are quantised or hybrids.
     bool expected = starts("Qwen1.5-") || starts("Qwen2-") || starts("Qwen2.5-") || starts("Qwen3-");
-    for (const char* other :
-         {"-VL", "-Audio", "-Omni", "-ASR", "-Next", "-A3B", "-A22B", "AWQ", "FP8", "GPTQ"})
+    for (const char* other : {"-VL", "-Audio", "-Omni", "-ASR", "-Next", "AWQ", "FP8", "GPTQ"})
       expected = expected && model.find(other) == std::string::npos;
     try {
       const ModelConfig config = parse_model_config(text.text(), file.string());

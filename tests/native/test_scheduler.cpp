@@ -11,10 +11,9 @@ namespace {
 
 // A prompt of its own: `first`, first + 1, …; equal ones share blocks.
 std::shared_ptr<Request> request(int64_t prompt, int64_t max_tokens, const std::shared_ptr<EventQueue>& queue,
-                                 int32_t first = -1, int64_t n = 1) {
+                                 int32_t first = -1, int64_t n = 1, RequestInput input = {}) {
   static int32_t fresh = 0;
   if (first < 0) first = fresh += 100000;
-  RequestInput input;
   for (int64_t i = 0; i < prompt; ++i) input.prompt.push_back(first + static_cast<int32_t>(i));
   input.params.n = n;
   input.queue = queue;
@@ -37,7 +36,12 @@ void run(Scheduler& scheduler, const ScheduledStep& step) {
     }
     REQUIRE(static_cast<int64_t>(rows.block_tables[0].size()) * kCacheBlock >= s.computed + rows.row_count);
     s.computed += rows.row_count;
-    if (s.computed == s.size()) s.append({.id = 1, .logprob = 0, .top = {}});
+    if (s.computed < s.size()) continue;
+    if (s.request().input().tensors.any()) {
+      s.finish(FinishReason::stop);
+    } else {
+      s.append({.id = 1, .logprob = 0, .top = {}});
+    }
   }
   scheduler.commit(step);
 }
@@ -284,4 +288,175 @@ TEST_CASE("cancelling a request ends all its choices, those that have not begun 
   CHECK(scheduler.finished() == 3);
   CHECK(r->outcome().status == Status::cancelled);
   for (const auto& choice : r->outcome().choices) CHECK(choice.finish_reason == FinishReason::cancelled);
+}
+
+namespace {
+
+RequestInput urgent() {
+  RequestInput input;
+  input.priority = 5;
+  return input;
+}
+
+int64_t rows_of(const ScheduledStep& step, const std::shared_ptr<Request>& request) {
+  int64_t rows = 0;
+  for (size_t i = 0; i < step.sequences.size(); ++i)
+    if (&step.sequences[i]->request() == request.get()) rows += step.batch.sequences[i].row_count;
+  return rows;
+}
+
+}  // namespace
+
+TEST_CASE("an urgent prompt does not wait for the end of somebody's long one") {
+  const auto queue = std::make_shared<EventQueue>();
+  Scheduler scheduler(kOneGroup, 100, {.max_batch_tokens = 32, .max_running = 8});
+  const auto usual = request(1000, 1, queue), first = request(40, 1, queue, -1, 1, urgent());
+  scheduler.add(usual);
+  run(scheduler, scheduler.schedule());
+  scheduler.add(first);
+  auto step = scheduler.schedule();
+  CHECK(rows_of(step, first) == 32);
+  CHECK(rows_of(step, usual) == 0);
+  run(scheduler, step);
+  step = scheduler.schedule();
+  CHECK(rows_of(step, first) == 8);
+  CHECK(rows_of(step, usual) == 24);
+  run(scheduler, step);
+  CHECK(first->outcome().choices[0].token_ids.size() == 1);
+  run_all(scheduler);
+}
+
+TEST_CASE("an urgent request takes its blocks from those that generate, an equal one waits") {
+  const auto queue = std::make_shared<EventQueue>();
+  Scheduler scheduler(kOneGroup, 4, {.max_batch_tokens = 128, .max_running = 8});
+  const auto a = request(60, 60, queue), b = request(60, 60, queue);
+  scheduler.add(a);
+  scheduler.add(b);
+  run(scheduler, scheduler.schedule());  // two blocks each: the cache is full
+  scheduler.add(request(60, 1, queue));
+  CHECK(scheduler.schedule().sequences.size() == 2);
+  CHECK(scheduler.take_preempted() == 0);
+  const auto first = request(60, 1, queue, -1, 1, urgent());
+  scheduler.add(first);
+  const auto step = scheduler.schedule();
+  CHECK(scheduler.take_preempted() == 1);
+  CHECK(rows_of(step, a) == 1);
+  CHECK(rows_of(step, b) == 0);  // had its row in this step already
+  CHECK(rows_of(step, first) == 60);
+  run(scheduler, step);
+  CHECK(first->outcome().choices[0].token_ids.size() == 1);
+  run_all(scheduler);
+  CHECK(a->outcome().choices[0].token_ids.size() == 60);
+  CHECK(b->outcome().choices[0].token_ids.size() == 60);
+  CHECK(scheduler.blocks_used() == 0);
+}
+
+TEST_CASE("who lacks blocks is not overtaken by those behind it") {
+  const auto queue = std::make_shared<EventQueue>();
+  Scheduler scheduler(kOneGroup, 4, {.max_batch_tokens = 64, .max_running = 8});
+  const auto a = request(32, 60, queue), b = request(100, 1, queue), c = request(10, 1, queue);
+  scheduler.add(a);
+  run(scheduler, scheduler.schedule());
+  scheduler.add(b);
+  scheduler.add(c);
+  for (int i = 0; i < 40; ++i) {
+    const auto step = scheduler.schedule();
+    CHECK(rows_of(step, a) == 1);
+    CHECK(rows_of(step, c) == 0);  // a block is free for it, but b waits for that one too
+    run(scheduler, step);
+  }
+  run_all(scheduler);
+  CHECK(b->outcome().choices[0].token_ids.size() == 1);
+}
+
+TEST_CASE("rows whose logits nobody wants are computed by the full budget, those with logits by few") {
+  const auto queue = std::make_shared<EventQueue>();
+  Scheduler scheduler(kOneGroup, 400, {.max_batch_tokens = 512, .max_running = 8});
+  RequestInput tail;
+  tail.tensors = {.logits = true, .hidden_states = false, .first_row = 1000};
+  const auto forward = request(1100, 0, queue, -1, 1, tail);
+  scheduler.add(forward);
+  std::vector<int64_t> rows, logits;
+  while (!scheduler.idle()) {
+    const auto step = scheduler.schedule();
+    rows.push_back(step.batch.rows());
+    logits.push_back(static_cast<int64_t>(step.batch.logit_rows.size()));
+    run(scheduler, step);
+  }
+  CHECK(rows == std::vector<int64_t>{512, 512, 64, 12});  // 1000 + 24, then 64 + 12 with logits
+  CHECK(logits == std::vector<int64_t>{0, 24, 64, 12});
+}
+
+TEST_CASE("all requests of a step together have few rows of logits") {
+  const auto queue = std::make_shared<EventQueue>();
+  Scheduler scheduler(kOneGroup, 400, {.max_batch_tokens = 512, .max_running = 8});
+  RequestInput input;
+  input.params.prompt_logprobs = true;
+  for (int i = 0; i < 4; ++i) scheduler.add(request(100, 3, queue, -1, 1, input));
+  while (!scheduler.idle()) {
+    const auto step = scheduler.schedule();
+    REQUIRE(!step.empty());
+    CHECK(step.batch.logit_rows.size() <= 64 + 4);
+    run(scheduler, step);
+  }
+}
+
+TEST_CASE("what a preempted request finds again of its answer is not counted as prompt") {
+  const auto queue = std::make_shared<EventQueue>();
+  Scheduler scheduler(kOneGroup, 6, {.max_batch_tokens = 64, .max_running = 8});
+  const auto a = request(33, 90, queue), b = request(33, 90, queue);
+  scheduler.add(a);
+  scheduler.add(b);
+  int64_t preempted = 0;
+  while (!scheduler.idle()) {
+    run(scheduler, scheduler.schedule());
+    preempted += scheduler.take_preempted();
+  }
+  CHECK(preempted > 0);
+  CHECK(scheduler.cached_tokens() <= 33 * preempted);
+}
+
+TEST_CASE("the further choices go on when the first one fails, is preempted, or ends at once") {
+  const auto queue = std::make_shared<EventQueue>();
+  SUBCASE("fails") {
+    Scheduler scheduler(kOneGroup, 40, {.max_batch_tokens = 10, .max_running = 8});
+    const auto r = request(100, 5, queue, -1, 3);
+    scheduler.add(r);
+    const auto step = scheduler.schedule();
+    scheduler.abandon(step, Error(Status::internal, "a defect"));
+    scheduler.sweep();
+    CHECK(scheduler.idle());
+    CHECK(scheduler.take_ended().size() == 3);
+    CHECK(r->outcome().status == Status::internal);
+    CHECK(scheduler.blocks_used() == 0);
+  }
+  SUBCASE("is preempted in its prompt") {
+    Scheduler scheduler(kOneGroup, 6, {.max_batch_tokens = 40, .max_running = 8});
+    const auto other = request(60, 60, queue), r = request(120, 3, queue, -1, 3);
+    scheduler.add(other);
+    scheduler.add(r);
+    run_all(scheduler);
+    for (const auto& choice : r->outcome().choices) CHECK(choice.token_ids.size() == 3);
+  }
+  SUBCASE("ends with its first token") {
+    Scheduler scheduler(kOneGroup, 40, {.max_batch_tokens = 40, .max_running = 1});
+    const auto r = request(100, 1, queue, -1, 3);
+    scheduler.add(r);
+    run_all(scheduler);
+    CHECK(scheduler.finished() == 3);
+    for (const auto& choice : r->outcome().choices) CHECK(choice.token_ids.size() == 1);
+  }
+}
+
+TEST_CASE("requests that wait are counted as requests, not as choices") {
+  const auto queue = std::make_shared<EventQueue>();
+  Scheduler scheduler(kOneGroup, 40, {.max_batch_tokens = 40, .max_running = 1});
+  scheduler.add(request(10, 20, queue, -1, 8));
+  scheduler.add(request(10, 20, queue, -1, 8));
+  CHECK(scheduler.waiting_requests() == 2);
+  run(scheduler, scheduler.schedule());
+  CHECK(scheduler.waiting() == 15);
+  CHECK(scheduler.waiting_requests() == 1);
+  run_all(scheduler);
+  CHECK(scheduler.waiting_requests() == 0);
 }

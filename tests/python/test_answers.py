@@ -260,8 +260,24 @@ def test_bad_parameters_are_refused_by_name(
 
 
 def test_a_budget_needs_a_thought(demo_session: QwenInferenceSession, session: QwenInferenceSession) -> None:
-    with pytest.raises(QwenValueError, match="needs a prompt of messages"):
+    with pytest.raises(QwenValueError, match="needs a prompt of messages, or split_reasoning"):
         demo_session.generate("Hello", raw=True, reasoning_budget=5)
+
+
+def test_a_prompt_that_the_host_has_rendered_is_split_on_demand(demo_session: QwenInferenceSession) -> None:
+    question = "What is 348 + 275?"
+    as_chat = demo_session.generate(question, temperature=0, reasoning_mode=True)
+    rendered = demo_session.render(question, reasoning_mode=True)
+    assert "<think>" in demo_session.generate(rendered, raw=True, temperature=0).text
+    split = demo_session.generate(rendered, raw=True, temperature=0, split_reasoning=True)
+    assert (split.reasoning, split.text) == (as_chat.reasoning, as_chat.text)
+    ids = demo_session.complete_ids(
+        demo_session.encode_prompt(question, reasoning_mode=True), temperature=0, split_reasoning=True
+    )
+    assert ids.reasoning == as_chat.reasoning
+    unsplit = demo_session.generate(question, temperature=0, reasoning_mode=True, split_reasoning=False)
+    assert unsplit.token_ids == as_chat.token_ids
+    assert unsplit.reasoning == ""
 
 
 BAD_MESSAGES = [

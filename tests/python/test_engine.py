@@ -303,3 +303,139 @@ def test_the_log_goes_to_the_sink_and_nowhere_else(capfd: pytest.CaptureFixture[
     with engine():
         assert len(lines) == count
     assert capfd.readouterr() == ("", "")
+
+
+def run_with_bad_neighbours(target: Any, requests: list[tuple[list[int], dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The answers of good requests, while others are refused, fail in their callbacks, time out and are cancelled twice."""
+    loaded = library()
+    lib, queue = loaded.lib, new_queue()
+    alive = [submit(target, prompt, queue, tag, **values) for tag, (prompt, values) in enumerate(requests)]
+    for ids, values, message in [
+        ([], {}, "the prompt is empty"),
+        ([1] * 1000, {"max_tokens": 1 << 20}, "together they are limited to"),
+        ([1], {"timeout_ms": 0}, "'timeout_ms' is 0"),
+        ([1, 100_000], {}, "token 1 of the prompt is 100000"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            submit(target, ids, queue, 99, **values)
+    with pytest.raises(RuntimeError, match="callback returned -7"):
+        generate(target, lambda count: -7 * (count == 3), max_tokens=400, ignore_eos=1)
+    late = submit(target, [1], queue, 100, timeout_ms=1, max_tokens=900, ignore_eos=1)
+    doomed = submit(target, [2], queue, 101, max_tokens=900, ignore_eos=1)
+    lib.qwen_request_cancel(doomed)
+    lib.qwen_request_cancel(doomed)
+    dropped = submit(target, [3], queue, 102, max_tokens=900, ignore_eos=1)
+    loaded.ffi.release(dropped)  # freed while it runs
+    answers = drain(queue, len(requests) + 2)
+    assert answers[100]["status"] == lib.QWEN_ERR_TIMEOUT
+    assert answers[101]["status"] == lib.QWEN_ERR_CANCELLED
+    assert 102 not in answers or answers[102]["status"] is None
+    del alive, late
+    return [answers[tag] for tag in range(len(requests))]
+
+
+def test_what_goes_wrong_with_one_request_is_not_felt_by_the_others() -> None:
+    requests = [(prompt, {**values, "max_tokens": 100}) for prompt, values in make_requests(10, seed=5)]
+    with engine(threads=1) as alone:
+        expected = run_all(alone, requests, together=False)
+    with engine(threads=2) as busy:
+        assert run_with_bad_neighbours(busy, requests) == [{**answer, "status": 0} for answer in expected]
+        call("qwen_engine_drain", busy, -1)
+        assert stats(busy).cache_blocks_used == 0
+
+
+def test_a_python_callback_that_raises_ends_its_own_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = library()
+    seen: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda report: seen.append(str(report.exc_value)))
+
+    @loaded.ffi.callback("int32_t(const qwen_event *, void *)", error=-1)
+    def on_event(event: Any, user: Any) -> int:
+        raise KeyError("a mistake of the host")
+
+    requests = make_requests(4, seed=6)
+    with engine(threads=1) as target:
+        expected = run_all(target, requests, together=False)
+        queue = new_queue()
+        alive = [submit(target, prompt, queue, tag, **values) for tag, (prompt, values) in enumerate(requests)]
+        prompt = loaded.ffi.new("qwen_prompt **")
+        call("qwen_prompt_new", prompt)
+        prompt = loaded.ffi.gc(prompt[0], loaded.lib.qwen_prompt_free)
+        call("qwen_prompt_add_tokens", prompt, [1, 2, 3], 3)
+        null = loaded.ffi.NULL
+        with pytest.raises(RuntimeError, match="callback returned -1"):
+            call("qwen_generate", target, prompt, options(ignore_eos=1), on_event, null, null)
+        answers = drain(queue, len(alive))
+    assert [answers[tag] for tag in range(len(requests))] == expected
+    assert seen == ["'a mistake of the host'"]
+
+
+@contextmanager
+def opened_model(folder: Path) -> Iterator[Any]:
+    loaded = library()
+    box = loaded.ffi.new("qwen_model **")
+    call("qwen_model_open", os.fsencode(folder), loaded.ffi.NULL, box)
+    try:
+        yield box[0]
+    finally:
+        loaded.lib.qwen_model_free(box[0])
+
+
+def mappings_of(file: Path) -> list[str]:
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return [line for line in lines if line.endswith(str(file))]
+
+
+def own_memory() -> int:
+    """Bytes of memory that are this process's alone."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) * 1024
+
+
+def test_engines_on_one_model_share_its_weights(slow_model: Path) -> None:
+    loaded = library()
+    weights = slow_model / "model.safetensors"
+    before = len(mappings_of(weights))  # of sessions that other tests have open
+    requests = [([1, 2, 3, 4], {"max_tokens": 6, "temperature": 0.7, "seed": 3, "logprobs": 1, "ignore_eos": 1})]
+    with opened_model(slow_model) as model:
+        engines = []
+        for _ in range(4):
+            box = loaded.ffi.new("qwen_engine **")
+            call("qwen_engine_new", model, options(threads=1, kv_cache_bytes=1 << 20), box)
+            engines.append(box[0])
+        expected = run_all(engines[0], requests, together=False)
+        memory = own_memory()
+        assert run_all(engines[1], requests, together=False) == expected
+        assert own_memory() - memory < weights.stat().st_size / 4  # its cache and its workspace
+        assert len(mappings_of(weights)) == before + 1
+        queue = new_queue()
+        running = submit(engines[2], [1, 2, 3, 4], queue, 0, **requests[0][1])
+        loaded.lib.qwen_destroy(engines[0])
+        loaded.lib.qwen_destroy(engines[1])
+        assert drain(queue, 1) == {0: expected[0]}
+        del running
+    # The model's own handle is gone; what is left of its engines keeps it.
+    assert run_all(engines[3], requests, together=False) == expected
+    loaded.lib.qwen_destroy(engines[2])
+    loaded.lib.qwen_destroy(engines[3])
+    assert len(mappings_of(weights)) == before
+
+
+def test_several_models_in_one_process_do_not_notice_each_other() -> None:
+    requests = make_requests(6, seed=8)
+    expected = {}
+    for folder in (DENSE, SLIDING):
+        with engine(folder, threads=1) as alone:
+            expected[folder] = run_all(alone, requests, together=False)
+    assert expected[DENSE] != expected[SLIDING]
+    with engine(DENSE, threads=2) as one, engine(SLIDING, threads=2) as other:
+        queues = [new_queue(), new_queue()]
+        alive = [
+            submit(target, prompt, queue, tag, **values)
+            for tag, (prompt, values) in enumerate(requests)
+            for target, queue in zip((one, other), queues, strict=True)
+        ]
+        for folder, queue in zip((DENSE, SLIDING), queues, strict=True):
+            answers = drain(queue, len(requests))
+            assert [answers[tag] for tag in range(len(requests))] == expected[folder]
+        del alive

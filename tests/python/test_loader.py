@@ -91,3 +91,11 @@ def test_what_was_loaded_is_told() -> None:
     assert info["version"] == qwen_ffi.version()
     assert Path(info["library"]).name.startswith("libqwen.so")
     assert qwen_ffi.abi_version() >= 1
+
+
+def test_the_source_folder_says_that_it_hides_the_package(root: Path) -> None:
+    if (root / "qwen_ffi" / "lib").exists():
+        return  # an editable installation: the source folder is the package
+    code = "import qwen_ffi; qwen_ffi.version()"
+    run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
+    assert "which has no library and hides the installed package: start Python in another folder" in run.stderr

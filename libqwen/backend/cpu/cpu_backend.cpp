@@ -21,9 +21,6 @@ float* row(const Rows& x, int64_t index) {
 
 static_assert(kBlock == kCacheBlock);
 
-// Below this many floats an element-wise loop is over before a second thread has joined.
-constexpr int64_t kWorthAThread = 8192;
-
 int checked_threads(int threads) {
   if (threads < 0 || threads > 4096) {
     fail(Status::invalid_argument, "threads is ", threads, "; valid are 0 (all cores) to 4096");
@@ -41,7 +38,7 @@ CpuBackend::CpuBackend(const CpuOptions& options)
 
 std::vector<KernelCount> CpuBackend::kernel_counts() const {
   static constexpr const char* kOps[] = {"embed", "linear",   "attention", "rms_norm",
-                                         "rope",  "store_kv", "silu_mul"};
+                                         "rope",  "store_kv", "silu_mul",  "moe"};
   static constexpr const char* kFormatNames[] = {"f32", "f16", "bf16"};
   std::vector<KernelCount> counts;
   for (size_t i = 0; i < counts_.size(); ++i) {
@@ -66,13 +63,6 @@ size_t CpuBackend::cache_block_bytes(const CacheGroupSpec& spec) const {
 
 std::unique_ptr<CacheStorage> CpuBackend::create_cache(const CacheGroupSpec& spec, int64_t blocks) {
   return std::make_unique<CpuCache>(spec, blocks, cache_format());
-}
-
-template <class Task>
-void CpuBackend::for_rows(int64_t rows, int64_t floats_per_row, Task&& task) {
-  const int64_t piece = std::max<int64_t>(1, kWorthAThread / std::max<int64_t>(1, floats_per_row));
-  pool_.for_each((rows + piece - 1) / piece,
-                 [&](int64_t item, int) { task(item * piece, std::min(rows, (item + 1) * piece)); });
 }
 
 float* CpuBackend::scratch(int64_t floats_per_worker) {

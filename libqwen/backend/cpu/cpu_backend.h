@@ -5,6 +5,7 @@
 // output features, some rows of one key/value head), so who computes it changes nothing.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <vector>
@@ -18,6 +19,9 @@
 #include "base/thread_pool.h"
 
 namespace qwen::cpu {
+
+// Below this many floats an element-wise loop is over before a second thread has joined.
+inline constexpr int64_t kWorthAThread = 8192;
 
 class CpuBackend final : public Backend {
  public:
@@ -42,11 +46,13 @@ class CpuBackend final : public Backend {
   void attention(const CacheStorage& cache, const Batch& batch, const AttentionArgs& args, Rows q,
                  Rows out) override;
   void silu_mul(Rows gate, Rows up, Rows out) override;
+  void moe(Workspace& workspace, Rows x, const MoeArgs& args, Rows out) override;
+  void add(Rows x, const Rows* gate, Rows out) override;
   void gather(Rows x, std::span<const int32_t> rows, Rows out) override;
   void read(Rows x, float* host) override;
 
  private:
-  enum class Op : uint8_t { embed, linear, attention, rms_norm, rope, store_kv, silu_mul, count };
+  enum class Op : uint8_t { embed, linear, attention, rms_norm, rope, store_kv, silu_mul, moe, count };
 
   void counted(Op op, Format format) {
     counts_[static_cast<size_t>(op) * kFormats + static_cast<size_t>(format)].fetch_add(
@@ -55,7 +61,11 @@ class CpuBackend final : public Backend {
   Format cache_format() const { return precision_ == Precision::f32 ? Format::f32 : Format::bf16; }
   // task(first_row, last_row) over all rows, in pieces worth waking a thread for.
   template <class Task>
-  void for_rows(int64_t rows, int64_t floats_per_row, Task&& task);
+  void for_rows(int64_t rows, int64_t floats_per_row, Task&& task) {
+    const int64_t piece = std::max<int64_t>(1, kWorthAThread / std::max<int64_t>(1, floats_per_row));
+    pool_.for_each((rows + piece - 1) / piece,
+                   [&](int64_t item, int) { task(item * piece, std::min(rows, (item + 1) * piece)); });
+  }
   // Scratch of `floats` floats for each worker, aligned, kept from call to call.
   float* scratch(int64_t floats_per_worker);
   float* worker_scratch(int worker) const;

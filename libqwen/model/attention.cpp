@@ -1,0 +1,67 @@
+#include "model/attention.h"
+
+#include <array>
+#include <cmath>
+
+#include "base/error.h"
+#include "model/weight_loader.h"
+
+namespace qwen {
+
+void Attention::declare(WeightLoader& loader, const ModelConfig& config, std::string_view prefix) {
+  const int64_t hidden = config.hidden_size;
+  const int64_t q_width = config.num_attention_heads * config.head_dim;
+  const int64_t kv_width = config.num_key_value_heads * config.head_dim;
+  norm = loader.vector(cat(prefix, "input_layernorm.weight"), hidden);
+  const auto name = [&](std::string_view tail) { return cat(prefix, "self_attn.", tail); };
+  q_proj = loader.matrix(name("q_proj.weight"), q_width, hidden);
+  k_proj = loader.matrix(name("k_proj.weight"), kv_width, hidden);
+  v_proj = loader.matrix(name("v_proj.weight"), kv_width, hidden);
+  o_proj = loader.matrix(name("o_proj.weight"), hidden, q_width);
+  if (config.attention_bias) {
+    q_bias = loader.vector(name("q_proj.bias"), q_width);
+    k_bias = loader.vector(name("k_proj.bias"), kv_width);
+    v_bias = loader.vector(name("v_proj.bias"), kv_width);
+  }
+  if (config.query_key_norm) {
+    q_norm = loader.vector(name("q_norm.weight"), config.head_dim);
+    k_norm = loader.vector(name("k_norm.weight"), config.head_dim);
+  }
+}
+
+void Attention::forward(const Step& step, const ModelConfig& config, const CacheGroupSpec& spec, Rows x,
+                        Rows angles) const {
+  const auto& [backend, workspace, batch, caches, capture_hidden] = step;
+  const float eps = static_cast<float>(config.rms_norm_eps);
+  const int64_t head_dim = config.head_dim;
+  const AttentionArgs args{.heads = config.num_attention_heads,
+                           .kv_heads = config.num_key_value_heads,
+                           .head_dim = head_dim,
+                           .window = spec.window,
+                           .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim))),
+                           .group = group,
+                           .layer = index_in_group};
+
+  const Rows h = workspace.rows(x.rows, config.hidden_size);
+  const Rows q = workspace.rows(x.rows, args.heads * head_dim);
+  const Rows k = workspace.rows(x.rows, args.kv_heads * head_dim);
+  const Rows v = workspace.rows(x.rows, args.kv_heads * head_dim);
+  backend.rms_norm(x, *norm, eps, h);
+  backend.linear(h, std::array{Projection{.weight = q_proj.get(), .bias = q_bias.get(), .out = q},
+                               Projection{.weight = k_proj.get(), .bias = k_bias.get(), .out = k},
+                               Projection{.weight = v_proj.get(), .bias = v_bias.get(), .out = v}});
+  if (config.query_key_norm) {
+    const Rows q_heads = q.reshaped(head_dim), k_heads = k.reshaped(head_dim);
+    backend.rms_norm(q_heads, *q_norm, eps, q_heads);
+    backend.rms_norm(k_heads, *k_norm, eps, k_heads);
+  }
+  backend.rope(q, head_dim, angles);
+  backend.rope(k, head_dim, angles);
+  CacheStorage& cache = *caches[static_cast<size_t>(group)];
+  backend.store_kv(cache, batch, args, k, v);
+  const Rows mixed = workspace.rows(x.rows, args.heads * head_dim);
+  backend.attention(cache, batch, args, q, mixed);
+  backend.linear(mixed, std::array{Projection{.weight = o_proj.get(), .out = x, .accumulate = true}});
+}
+
+}  // namespace qwen

@@ -1,0 +1,124 @@
+// The decoders of Qwen1.5, Qwen2, Qwen2.5 (biases on q, k, v) and Qwen3 (RMSNorm on each head's q and k instead), dense or
+// with mixtures of experts.
+//
+//   x   = embed_tokens[ids]
+//   for each layer:
+//     h = rms_norm(x);  q, k, v = h Wq' (+bq), h Wk' (+bk), h Wv' (+bv)               attention.cpp
+//     q, k = rope(norm(q)), rope(norm(k))            norm: Qwen3 only, per head
+//     x = x + attention(q, k, v) Wo'                 grouped queries; causal; layers may see a sliding window
+//     h = rms_norm(x);  x = x + mlp(h)               (silu(h Wgate') * (h Wup')) Wdown', or a mixture: mlp.cpp
+//   logits = rms_norm(x) Whead'                      Whead = embed_tokens when tied
+#include "model/decoder.h"
+
+#include <array>
+
+#include "base/error.h"
+#include "model/attention.h"
+#include "model/mlp.h"
+#include "model/weight_loader.h"
+
+namespace qwen {
+namespace {
+
+struct Layer {
+  Attention attention;
+  MlpBlock mlp;
+};
+
+class Decoder final : public Model {
+ public:
+  Decoder(const ModelConfig& config, WeightLoader& loader) {
+    config_ = config;
+    rope_ = make_rope_table(config);
+    assign_cache_groups();
+    declare_weights(loader);
+    parameters_ = loader.parameters();
+    weight_bytes_ = loader.bytes();
+  }
+
+  bool has_head() const override { return lm_head_ != nullptr; }
+  Rows forward(const Step& step) const override;
+
+ private:
+  void assign_cache_groups();
+  void declare_weights(WeightLoader& loader);
+
+  RopeTable rope_;
+  WeightPtr embed_tokens_, norm_, lm_head_;
+  std::vector<Layer> layers_;
+};
+
+// Layers of one kind share a block table: full attention keeps everything, a sliding window can free what has left it.
+void Decoder::assign_cache_groups() {
+  layers_.resize(static_cast<size_t>(config_.num_hidden_layers));
+  for (const LayerKind kind : {LayerKind::full_attention, LayerKind::sliding_attention}) {
+    CacheGroupSpec group{.layers = 0,
+                         .kv_heads = config_.num_key_value_heads,
+                         .head_dim = config_.head_dim,
+                         .window = kind == LayerKind::sliding_attention ? config_.sliding_window : 0};
+    for (size_t i = 0; i < layers_.size(); ++i) {
+      if (config_.layer_kinds[i] != kind) continue;
+      layers_[i].attention.group = static_cast<int64_t>(cache_groups_.size());
+      layers_[i].attention.index_in_group = group.layers++;
+    }
+    if (group.layers > 0) cache_groups_.push_back(group);
+  }
+}
+
+void Decoder::declare_weights(WeightLoader& loader) {
+  embed_tokens_ = loader.matrix("embed_tokens.weight", config_.vocab_size, config_.hidden_size);
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const std::string prefix = cat("layers.", i, ".");
+    layers_[i].attention.declare(loader, config_, prefix);
+    layers_[i].mlp.declare(loader, config_, static_cast<int64_t>(i), prefix);
+  }
+  norm_ = loader.vector("norm.weight", config_.hidden_size);
+  // A tied model's file may hold an lm_head.weight all the same (Qwen3-0.6B does): a copy, not read. A bare decoder
+  // (Qwen3-Embedding) has none and gives hidden states only.
+  if (config_.tie_word_embeddings) {
+    lm_head_ = embed_tokens_;
+  } else if (loader.has_head() || loader.has_prefix()) {
+    lm_head_ = loader.head(config_.vocab_size, config_.hidden_size);
+  }
+}
+
+Rows Decoder::forward(const Step& step) const {
+  const auto& [backend, workspace, batch, caches, capture_hidden] = step;
+  const float eps = static_cast<float>(config_.rms_norm_eps);
+
+  const Rows x = workspace.rows(batch.rows(), config_.hidden_size);  // the residual stream
+  backend.embed(*embed_tokens_, batch.token_ids, x);
+  const Rows angles = workspace.rows(batch.rows(), config_.head_dim);  // cos…, sin… of each row's rotation
+  backend.rope_angles(rope_, batch.positions, angles);
+
+  const Workspace::Mark layer_start = workspace.mark();
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    if (capture_hidden) capture_hidden(static_cast<int64_t>(i), x);
+    const Attention& attention = layers_[i].attention;
+    attention.forward(step, config_, cache_groups_[static_cast<size_t>(attention.group)], x, angles);
+    layers_[i].mlp.forward(step, config_, x);
+    workspace.rewind(layer_start);  // every layer uses the same, cache-warm memory
+  }
+
+  if (capture_hidden) {
+    const Rows normed = workspace.rows(batch.rows(), config_.hidden_size);
+    backend.rms_norm(x, *norm_, eps, normed);
+    capture_hidden(config_.num_hidden_layers, normed);
+  }
+  const auto wanted = static_cast<int64_t>(batch.logit_rows.size());
+  if (wanted == 0 || !lm_head_) return {};
+  const Rows last = workspace.rows(wanted, config_.hidden_size);
+  backend.gather(x, batch.logit_rows, last);
+  backend.rms_norm(last, *norm_, eps, last);
+  const Rows logits = workspace.rows(wanted, config_.vocab_size);
+  backend.linear(last, std::array{Projection{.weight = lm_head_.get(), .out = logits}});
+  return logits;
+}
+
+}  // namespace
+
+std::shared_ptr<const Model> make_decoder(const ModelConfig& config, WeightLoader& loader) {
+  return std::make_shared<Decoder>(config, loader);
+}
+
+}  // namespace qwen
