@@ -23,10 +23,10 @@ from .flags import (
     add_flags,
     flag_values,
     open_session,
+    option_value,
     result_object,
     sampling_row,
     sampling_rows,
-    sampling_value,
 )
 from .terminal import LineReader, StopOnInterrupt, dim, has_colours, is_interactive, printable
 
@@ -221,7 +221,7 @@ class Chat:
         if value == "default":
             self._values.pop(key, None)
         elif value:
-            self._values[key] = sampling_value(row, value)
+            self._values[key] = option_value(row, value)
         self._note(f"{key}: {self._values.get(key, 'default')}" + ("" if value else f"   ({row.help})"))
 
     def _stats(self, rest: str) -> None:

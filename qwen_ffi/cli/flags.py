@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from .._options import OptionInfo, OptionScope, OptionSet, OptionType, options
@@ -22,7 +23,7 @@ RESULT_KEYS = (
 
 
 def add_flags(parser: argparse.ArgumentParser, scope: OptionScope, skip: frozenset[str] = frozenset()) -> None:
-    """One flag per option of this scope; their values are checked by the library."""
+    """One flag per option of this scope. The library says at once what is wrong with a value: a wrong argument."""
     group = parser.add_argument_group("engine options" if scope == OptionScope.ENGINE else "sampling parameters")
     for row in options():
         if row.scope != scope or row.type not in _PARSERS or row.key in skip:
@@ -30,7 +31,7 @@ def add_flags(parser: argparse.ArgumentParser, scope: OptionScope, skip: frozens
         group.add_argument(
             "--" + row.key.replace("_", "-"),
             dest=row.key,
-            type=_PARSERS[row.type],
+            type=partial(_flag_value, row),
             action="extend" if row.type in (OptionType.I32_ARRAY, OptionType.STR_ARRAY) else "store",
             metavar=_metavar(row),
             help=_help(row),
@@ -64,14 +65,21 @@ def sampling_row(key: str) -> OptionInfo:
     return rows[key]
 
 
-def sampling_value(row: OptionInfo, text: str) -> Any:
-    """The value of a sampling parameter written as text. Raises QwenValueError."""
+def option_value(row: OptionInfo, text: str) -> Any:
+    """The value of an option written as text. Raises QwenValueError."""
     try:
         value = _PARSERS[row.type](text)
     except ValueError:
         raise QwenValueError(f"{row.key} cannot be '{text}': {row.help}") from None
-    OptionSet({row.key: value}, OptionScope.REQUEST)  # the library knows what is allowed
+    OptionSet({row.key: value}, OptionScope(row.scope))  # the library knows what is allowed
     return value
+
+
+def _flag_value(row: OptionInfo, text: str) -> Any:
+    try:
+        return option_value(row, text)
+    except QwenValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def result_object(result: GenerationResult) -> dict[str, Any]:

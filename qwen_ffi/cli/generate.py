@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from .._options import OptionScope
+from ..errors import QwenValueError
 from ..results import Channel
 from .flags import MODEL, RESULT_KEYS, add_flags, answer_line, flag_values, open_session, result_object, show
 
@@ -34,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.raw and arguments.system is not None:
+        raise QwenValueError("--system is for the chat template, and --raw goes around it")
     prompt: str | bytes = sys.stdin.buffer.read() if arguments.prompt == "-" else arguments.prompt
     with open_session(arguments) as session:
         session.set_system_prompt(arguments.system)

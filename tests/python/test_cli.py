@@ -211,6 +211,10 @@ def test_validate_lists_what_is_not_supported(tmp_path: Path, capsys: pytest.Cap
         (["no-such-command"], 2, "no-such-command"),
         (["generate"], 2, "required"),
         (["generate", "m", "x", "--max-tokens", "many"], 2, "many"),
+        (["generate", "m", "x", "--temperature=-1"], 2, "allowed are 0 to 100"),
+        (["generate", "m", "x", "--logit-bias", "5:100%"], 2, "logit_bias cannot be '5:100%'"),
+        (["generate", "m", "x", "--device", "gpu"], 2, "auto|cpu"),
+        (["generate", "m", "x", "--raw", "--system", "s"], 1, "--raw"),
     ],
 )
 def test_errors_are_one_line_and_an_exit_code(
