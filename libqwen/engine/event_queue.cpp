@@ -38,6 +38,7 @@ std::vector<Event> EventQueue::pop_all(int64_t timeout_ms) {
   std::unique_lock lock(mutex_);
   std::vector<Event> taken;
   if (!wait(lock, timeout_ms)) return taken;
+  taken.reserve(events_.size());  // the only thing that can throw: no event is lost
   std::copy_if(std::make_move_iterator(events_.begin()), std::make_move_iterator(events_.end()),
                std::back_inserter(taken), [](const Event& event) { return !event.request->detached(); });
   events_.clear();

@@ -31,11 +31,7 @@ std::span<float> Runner::forward(const ScheduledStep& step) {
         const int64_t first_wanted = request.input().tensors.first_row;
         const int64_t skipped = std::max<int64_t>(0, first_wanted - sequence.context_length);
         if (skipped >= sequence.row_count) continue;
-        if (static_cast<int64_t>(request.hidden_states.size()) <= index)
-          request.hidden_states.resize(static_cast<size_t>(index) + 1);
         std::vector<float>& state = request.hidden_states[static_cast<size_t>(index)];
-        state.resize(static_cast<size_t>(
-            (static_cast<int64_t>(step.sequences[i]->tokens.size()) - first_wanted) * rows.width));
         // Placed by position: a request that was preempted computes its rows again.
         std::copy_n(hidden_.data() + (sequence.first_row + skipped) * rows.width,
                     (sequence.row_count - skipped) * rows.width,

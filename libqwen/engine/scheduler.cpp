@@ -116,15 +116,15 @@ void Scheduler::drop_finished(Line& line) noexcept {
 
 ScheduledStep Scheduler::schedule() {
   Plan plan{.shares = {}, .rows_left = limits_.max_batch_tokens, .logits_left = kMostLogitRows};
-  bool full = false;  // somebody lacks blocks: nobody whose turn is later may begin
+  SequencePtr lacking;  // the first one that lacks blocks: nobody whose turn is later may begin
   const auto go_on = [&](const SequencePtr& sequence) {
     if (!running_.contains(sequence)) return;  // preempted just now
     const int64_t rows = rows_wanted(*sequence, plan.rows_left, plan.logits_left);
     if (rows == 0) return;
     if (make_room(sequence, rows, false, plan)) {
       plan_rows(plan, sequence, rows);
-    } else {
-      full = true;
+    } else if (!lacking || Before()(sequence, lacking)) {
+      lacking = sequence;
     }
   };
   std::vector<SequencePtr> generating, prompts;
@@ -136,10 +136,10 @@ ScheduledStep Scheduler::schedule() {
   size_t prompt = 0;
   for (auto next = waiting_.begin(); plan.rows_left > 0;) {
     while (next != waiting_.end() && waits_for_first_choice(**next)) ++next;
-    const bool may_begin = !full && next != waiting_.end() && running() < limits_.max_running;
+    const bool may_begin = next != waiting_.end() && (!lacking || Before()(*next, lacking));
     if (may_begin && (prompt == prompts.size() || Before()(*next, prompts[prompt]))) {
       const SequencePtr sequence = *next++;
-      full = !begin(sequence, plan);
+      if (!begin(sequence, plan)) lacking = sequence;
     } else if (prompt < prompts.size()) {
       go_on(prompts[prompt++]);
     } else {
@@ -157,34 +157,41 @@ void Scheduler::plan_rows(Plan& plan, const SequencePtr& sequence, int64_t rows)
   plan.logits_left -= more_logits(*sequence, rows);
 }
 
-// Blocks for the next `rows` rows of a running sequence. When the cache is full, whoever comes last gives its own back and is
-// computed again later, to the same bits; who only begins takes them from lower priorities alone. false: even so there is no
-// room.
+// Blocks for the next `rows` rows of a running sequence. When the cache is full, whoever comes last gives its own back; who
+// only begins takes them from lower priorities alone. false: even so there is no room.
 bool Scheduler::make_room(const SequencePtr& sequence, int64_t rows, bool begins, Plan& plan) {
-  while (!reserve(*sequence, sequence->computed + rows)) {
-    const SequencePtr victim = *running_.rbegin();
-    if (victim == sequence || (begins && priority(victim) == priority(sequence))) return false;
-    const auto share = std::find_if(plan.shares.begin(), plan.shares.end(),
-                                    [&](const Share& planned) { return planned.sequence == victim; });
-    if (share != plan.shares.end()) {
-      plan.rows_left += share->rows;
-      plan.logits_left += more_logits(*victim, share->rows);
-      plan.shares.erase(share);
-    }
-    release(*victim);
-    move(victim, running_, waiting_);
-    ++preempted_;
-  }
+  while (!reserve(*sequence, sequence->computed + rows))
+    if (!preempt_last(sequence, begins, plan)) return false;
   return true;
 }
 
-// A waiting sequence gets cache blocks for as many rows as the plan allows; false: there is no room yet.
+// Whoever comes last waits again, and is computed again later, to the same bits. false: it is no later than `sequence`, or,
+// where that only begins, of the same priority.
+bool Scheduler::preempt_last(const SequencePtr& sequence, bool begins, Plan& plan) {
+  const SequencePtr last = *running_.rbegin();
+  if (last == sequence || (begins && priority(last) == priority(sequence))) return false;
+  const auto share = std::find_if(plan.shares.begin(), plan.shares.end(),
+                                  [&](const Share& planned) { return planned.sequence == last; });
+  if (share != plan.shares.end()) {
+    plan.rows_left += share->rows;
+    plan.logits_left += more_logits(*last, share->rows);
+    plan.shares.erase(share);
+  }
+  release(*last);
+  move(last, running_, waiting_);
+  ++preempted_;
+  return true;
+}
+
+// A waiting sequence gets a place among those that run, and cache blocks for as many rows as the plan allows; false: there is
+// no room yet.
 bool Scheduler::begin(const SequencePtr& sequence, Plan& plan) {
   move(sequence, waiting_, running_);
-  adopt_prefix(*sequence);
+  const bool has_place = running() <= limits_.max_running || preempt_last(sequence, true, plan);
+  if (has_place) adopt_prefix(*sequence);
   const int64_t cached = sequence->computed;
   const int64_t rows = rows_wanted(*sequence, plan.rows_left, plan.logits_left);
-  if (rows == 0 || !make_room(sequence, rows, true, plan)) {
+  if (!has_place || rows == 0 || !make_room(sequence, rows, true, plan)) {
     release(*sequence);
     move(sequence, running_, waiting_);
     return false;

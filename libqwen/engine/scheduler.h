@@ -88,6 +88,7 @@ class Scheduler {
   void drop_finished(Line& line) noexcept;
   void plan_rows(Plan& plan, const SequencePtr& sequence, int64_t rows) const;
   bool make_room(const SequencePtr& sequence, int64_t rows, bool begins, Plan& plan);
+  bool preempt_last(const SequencePtr& sequence, bool begins, Plan& plan);
   bool begin(const SequencePtr& sequence, Plan& plan);
   void adopt_prefix(Sequence& sequence);
   bool reserve(Sequence& sequence, int64_t positions);

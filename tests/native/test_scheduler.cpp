@@ -369,6 +369,44 @@ TEST_CASE("who lacks blocks is not overtaken by those behind it") {
   CHECK(b->outcome().choices[0].token_ids.size() == 1);
 }
 
+TEST_CASE("an urgent request does not wait behind one of those that lack blocks") {
+  const auto queue = std::make_shared<EventQueue>();
+  Scheduler scheduler(kOneGroup, 4, {.max_batch_tokens = 128, .max_running = 8});
+  const auto a = request(62, 30, queue), b = request(63, 30, queue);
+  scheduler.add(a);
+  scheduler.add(b);
+  for (int i = 0; i < 2; ++i) run(scheduler, scheduler.schedule());
+  CHECK(scheduler.take_preempted() == 0);
+  const auto first = request(20, 1, queue, -1, 1, urgent());
+  scheduler.add(first);
+  const auto step = scheduler.schedule();  // b needs its third block now, and there is none
+  CHECK(rows_of(step, a) == 1);
+  CHECK(rows_of(step, first) == 20);
+  run(scheduler, step);
+  run_all(scheduler);
+}
+
+TEST_CASE("an urgent request takes the place of one that runs, an equal one waits for it") {
+  const auto queue = std::make_shared<EventQueue>();
+  Scheduler scheduler(kOneGroup, 40, {.max_batch_tokens = 128, .max_running = 2});
+  const auto a = request(20, 10, queue), b = request(20, 10, queue), c = request(20, 10, queue),
+             first = request(20, 10, queue, -1, 1, urgent());
+  for (const auto& r : {a, b, c}) scheduler.add(r);
+  run(scheduler, scheduler.schedule());
+  auto step = scheduler.schedule();
+  CHECK(rows_of(step, c) == 0);
+  run(scheduler, step);
+  scheduler.add(first);
+  step = scheduler.schedule();
+  CHECK(rows_of(step, first) == 20);
+  CHECK(rows_of(step, a) == 1);
+  CHECK(rows_of(step, b) == 0);
+  CHECK(scheduler.running() == 2);
+  run(scheduler, step);
+  CHECK(run_all(scheduler) == 7 + 9 + 8 + 29);  // b goes on where it was: its rows are in the cache still
+  CHECK(scheduler.blocks_used() == 0);
+}
+
 TEST_CASE("rows whose logits nobody wants are computed by the full budget, those with logits by few") {
   const auto queue = std::make_shared<EventQueue>();
   Scheduler scheduler(kOneGroup, 400, {.max_batch_tokens = 512, .max_running = 8});
