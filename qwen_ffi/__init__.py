@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from ._loader import demo_model_path
 from ._options import OptionInfo, OptionScope, OptionType, options
+from ._prompt import Message, Tool
 from ._safetensors import read_safetensors
 from ._tensor_io import NodeArg
 from .async_stream import AsyncGenerationStream
@@ -65,6 +66,7 @@ __all__ = [
     "ForwardOutput",
     "GenerationResult",
     "GenerationStream",
+    "Message",
     "ModelArgs",
     "ModelInfo",
     "NodeArg",
@@ -93,6 +95,7 @@ __all__ = [
     "StepTrace",
     "StreamEvent",
     "Tokenizer",
+    "Tool",
     "ToolCall",
     "Transformer",
     "abi_version",

@@ -14,7 +14,7 @@ from ._prompt import Message, Prompt, Tool
 from ._request import Request, wait_for_all
 from ._tensor_io import NodeArg
 from .async_stream import AsyncGenerationStream, whole_answer, whole_answers
-from .errors import QwenValueError
+from .errors import QwenUnsupportedError, QwenValueError
 from .results import EngineStats, GenerationResult, ModelInfo
 from .sampling import SamplingConfig, resolve
 from .stream import GenerationStream
@@ -96,9 +96,13 @@ class QwenInferenceSession:
         return self._tokenizer
 
     def set_system_prompt(self, text: str | None) -> None:
-        """A system message put before every prompt that does not bring its own; None: none. Any thread."""
+        """A system message put before every prompt that does not bring its own; None: none. Any thread.
+
+        Raises QwenUnsupportedError for a checkpoint without a chat template: its prompts are plain text."""
         if text is not None and not isinstance(text, str):
             raise TypeError(f"a system prompt must be a str or None, not {type(text).__name__}")
+        if text is not None and not self._info.has_chat_template:
+            raise QwenUnsupportedError(f"a system prompt needs a chat template, and {self._info.path} has none")
         self._system_prompt = text
 
     # ----------------------------------------------------------------------------------------- for threads

@@ -37,6 +37,7 @@ def test_ruff() -> None:
 
 def test_mypy_strict() -> None:
     run("mypy", "--strict", "qwen_ffi")
+    run("mypy", "--strict", "--scripts-are-modules", *sorted((ROOT / "examples" / "python").glob("*.py")))
 
 
 def test_clang_format() -> None:

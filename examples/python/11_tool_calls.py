@@ -8,14 +8,14 @@ python examples/python/11_tool_calls.py [MODEL]
 
 import sys
 
-from qwen_ffi import QwenInferenceSession, demo_model_path
+from qwen_ffi import Message, QwenInferenceSession, demo_model_path
 
 NUMBERS = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}, "required": ["a", "b"]}
 TOOLS = [{"type": "function", "function": {"name": "add", "description": "Adds two numbers.", "parameters": NUMBERS}}]
 FUNCTIONS = {"add": lambda a, b: a + b}
 
 model = sys.argv[1] if len(sys.argv) > 1 else demo_model_path()
-messages = [{"role": "user", "content": "What is 17 + 25?"}]
+messages: list[Message] = [{"role": "user", "content": "What is 17 + 25?"}]
 with QwenInferenceSession(model) as session:
     print(session.render(messages, tools=TOOLS))
     answer = session.chat(messages, tools=TOOLS, temperature=0, max_tokens=500)

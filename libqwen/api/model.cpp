@@ -81,7 +81,7 @@ int32_t qwen_model_info_get(const qwen_model* model, qwen_model_info* info, qwen
                        .num_key_value_heads = static_cast<int32_t>(config.num_key_value_heads),
                        .head_dim = static_cast<int32_t>(config.head_dim),
                        .has_tokenizer = model->loaded->tokenizer != nullptr,
-                       .has_chat_template = model->loaded->chat_template != nullptr,
+                       .has_chat_template = model->loaded->has_chat_template(),
                        .context_length = config.context_length(),
                        .parameters = model->loaded->model->parameters(),
                        .weight_bytes = static_cast<int64_t>(model->loaded->model->weight_bytes()),

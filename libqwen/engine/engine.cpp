@@ -321,7 +321,7 @@ void Engine::take_rows(Sequence& sequence, int64_t rows, std::span<float> logits
   if (!complete || request.cancel_wanted() || request.stop_wanted())
     return;  // who is cancelled ends with the next sweep, without this token
   sequence.append(sampler_.sample(logits.last(vocab_size), request.input().params, request.input().prompt,
-                                  sequence.generated(), sequence.choice(), sequence.forced_token()));
+                                  sequence.generated(), sequence.choice(), sequence.rule()));
 }
 
 // The logits of a prompt row are about the token behind it; those of the last one are the sampler's alone.

@@ -29,7 +29,12 @@ std::shared_ptr<const Model> load(const ModelConfig& config, const TensorSource&
 void read_tokenizer(const std::filesystem::path& path, LoadedModel& loaded) {
   const auto folder = std::filesystem::is_directory(path) ? path : path.parent_path();
   loaded.tokenizer = Tokenizer::open(path);
-  loaded.chat_template = load_chat_template(folder.empty() ? "." : folder);
+  try {
+    loaded.chat_template = load_chat_template(folder.empty() ? "." : folder);
+  } catch (const Error& error) {
+    log(LogLevel::warning, error.message());
+    loaded.chat_template_error = error;
+  }
   const int64_t vocab_size = loaded.model->config().vocab_size;
   if (loaded.tokenizer->size() > vocab_size)
     fail(Status::invalid_file, (folder / "tokenizer.json").string(), ": holds token ids up to ",

@@ -3,11 +3,13 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "backend/backend.h"
+#include "base/error.h"
 #include "base/options.h"
 #include "checkpoint/checkpoint.h"
 #include "model/model.h"
@@ -23,7 +25,10 @@ struct LoadedModel {
   std::shared_ptr<const TensorSource> tensors;  // the mapped files: must outlive `model`
   std::shared_ptr<const Model> model;
   std::shared_ptr<const Tokenizer> tokenizer;         // null: the folder has none
-  std::shared_ptr<const ChatTemplate> chat_template;  // null: the folder has none
+  std::shared_ptr<const ChatTemplate> chat_template;  // null: the folder has none, or a broken one
+  std::optional<Error> chat_template_error;           // why: raw prompts work all the same
+
+  bool has_chat_template() const { return chat_template || chat_template_error; }
 };
 
 // Opens a checkpoint folder. Engine options used: device, dtype, load, tokenizer, progress. Throws Error.

@@ -88,6 +88,7 @@ std::string Prompt::render(const LoadedModel& model, int64_t reasoning_mode) con
 }
 
 std::string Prompt::render_messages(const LoadedModel& model, int64_t reasoning_mode) const {
+  if (model.chat_template_error) throw *model.chat_template_error;
   if (!model.chat_template)
     fail(Status::unsupported, "messages need a chat template, and ",
          model.path.empty() ? "the model has none" : cat(model.path, " has none"), "; use a raw text prompt");

@@ -38,7 +38,7 @@ int32_t draw(const Distribution& distribution, double u) {
 
 SampledToken Sampler::sample(std::span<float> logits, const SamplingParams& params,
                              std::span<const int32_t> prompt, std::span<const int32_t> generated,
-                             uint32_t choice, std::optional<int32_t> forced) {
+                             uint32_t choice, const TokenRule& rule) {
   if (!all_finite(logits))
     fail(Status::invalid_file, "the model's logits are not finite: its weights hold NaN or infinite values");
   double normaliser = 0;
@@ -48,9 +48,10 @@ SampledToken Sampler::sample(std::span<float> logits, const SamplingParams& para
     own_logits_.assign(logits.begin(), logits.end());
     find_top_logprobs(logits, normaliser, static_cast<size_t>(params.top_logprobs));
   }
-  const int32_t id = forced ? *forced
-                            : draw(distribution(logits, params, prompt, generated),
-                                   uniform({params.seed, choice}, generated.size()));
+  if (rule.forbidden) logits[static_cast<size_t>(*rule.forbidden)] = kNever;
+  const int32_t id = rule.forced ? *rule.forced
+                                 : draw(distribution(logits, params, prompt, generated),
+                                        uniform({params.seed, choice}, generated.size()));
   return {id, params.logprobs ? static_cast<float>(own_logits_[id] - normaliser) : 0.0f, top_logprobs_};
 }
 

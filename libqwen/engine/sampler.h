@@ -41,13 +41,17 @@ struct Distribution {
 // The token at u in [0, 1).
 int32_t draw(const Distribution& distribution, double u);
 
+// What the text so far demands of the next token, whatever the logits say.
+struct TokenRule {
+  std::optional<int32_t> forced, forbidden;
+};
+
 class Sampler {
  public:
-  // logits [vocab_size], overwritten. forced: the token that must come, whatever the logits say. prompt and generated: the request's tokens so far. choice: 0 … n-1.
+  // logits [vocab_size], overwritten. prompt and generated: the request's tokens so far. choice: 0 … n-1.
   // A pure function of its arguments; the members are scratch memory.
   SampledToken sample(std::span<float> logits, const SamplingParams& params, std::span<const int32_t> prompt,
-                      std::span<const int32_t> generated, uint32_t choice,
-                      std::optional<int32_t> forced = std::nullopt);
+                      std::span<const int32_t> generated, uint32_t choice, const TokenRule& rule = {});
 
   // What sample() draws from: everything but the draw, on finite logits. temperature 0: the likeliest token alone.
   // Valid until the sampler's next call.

@@ -34,19 +34,19 @@ BlockKey Sequence::key_of_part(int64_t rows) {
   return next_key(named_blocks == 0 ? BlockKey{} : key(named_blocks - 1), part);
 }
 
-std::optional<int32_t> Sequence::forced_token() const {
+TokenRule Sequence::rule() const {
   const SamplingParams& params = request_.input().params;
-  if (!params.reasoning_budget) return std::nullopt;
-  const bool begun = forced_ > 0 && forced_ < params.reasoning_end_ids.size();
-  const bool used_up =
-      forced_ == 0 && text_.channel() == Channel::reasoning && reasoning_tokens_ >= *params.reasoning_budget;
-  if (!begun && !used_up) return std::nullopt;
-  return params.reasoning_end_ids[forced_];
+  if (!params.reasoning_budget) return {};
+  const auto& end = params.reasoning_end_ids;
+  if (forced_ == end.size()) return {.forced = {}, .forbidden = text_.opening_tag()};
+  const bool used_up = text_.channel() == Channel::reasoning && reasoning_tokens_ >= *params.reasoning_budget;
+  if (forced_ == 0 && !used_up) return {};
+  return {.forced = end[forced_], .forbidden = {}};
 }
 
 void Sequence::append(const SampledToken& token) {
   const SamplingParams& params = request_.input().params;
-  forced_ += forced_token().has_value();
+  forced_ += rule().forced.has_value();
   tokens.push_back(token.id);
   const auto count = static_cast<int64_t>(generated().size());
   request_.record_token(*this, token);

@@ -42,8 +42,8 @@ class Sequence {
   // The same for the block behind the named ones, of which `rows` tokens are there.
   BlockKey key_of_part(int64_t rows);
 
-  // The token that must come next whatever the logits say: the end of a thought that has used up its budget.
-  std::optional<int32_t> forced_token() const;
+  // A thought that has used up its budget is ended, token by token, and no other one may begin.
+  TokenRule rule() const;
   // Takes one generated token: stores it, emits its text, and ends the choice when the token, the text or max_tokens says
   // so.
   void append(const SampledToken& token);

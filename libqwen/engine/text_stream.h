@@ -38,6 +38,10 @@ class TextStream {
   void finish(std::vector<TextPiece>& out);
 
   Channel channel() const { return channel_; }
+  // The token that begins a thought; nullopt where thoughts are not looked for.
+  std::optional<int32_t> opening_tag() const {
+    return think_open_ < 0 ? std::nullopt : std::optional(think_open_);
+  }
   // Index of the stop string that has ended the answer.
   std::optional<size_t> stop_match() const { return stops_.matched(); }
 

@@ -141,6 +141,30 @@ def test_a_thought_ends_when_its_budget_is_used_up(demo_session: QwenInferenceSe
     assert generous.token_ids == free.token_ids
 
 
+def test_no_second_thought_begins_when_the_budget_is_used_up(says: Says) -> None:
+    session = says("<think>\nLong thought of things.\n</think>\n\nAnswer text.")
+    assert session.generate("Hm?").reasoning == "Long thought of things."
+    # This model says <think> after every prompt's last line break, so behind the forced end too.
+    short = session.generate("Hm?", reasoning_budget=4, reasoning_end_text=" END", max_tokens=60)
+    assert short.reasoning == "Long though END"
+    assert "<think>" not in short.text
+
+
+def test_a_broken_template_leaves_raw_prompts_alone(says: Says, tmp_path: Path) -> None:
+    folder = make_scripted_model(tmp_path / "broken", "Fine.", "{% import 'x' as y %}")
+    with QwenInferenceSession(folder) as session:
+        assert session.info.has_chat_template
+        assert session.generate("<|im_start|>assistant\n", raw=True).text == "Fine."
+        with pytest.raises(QwenUnsupportedError, match="import"):
+            session.generate("Hello")
+
+
+def test_a_system_prompt_needs_a_template(session: QwenInferenceSession) -> None:
+    with pytest.raises(QwenUnsupportedError, match="needs a chat template"):
+        session.set_system_prompt("Be brief.")
+    session.set_system_prompt(None)
+
+
 def test_choices_differ_and_the_seed_repeats_them(demo_session: QwenInferenceSession) -> None:
     def draw(seed: int) -> list[tuple[int, ...]]:
         result = demo_session.generate("Tell me something.", WILD, seed=seed, n=4, logprobs=True)

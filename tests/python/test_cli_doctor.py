@@ -141,7 +141,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
     ),
     "broken template": (
         lambda f: (f / "chat_template.jinja").write_text("{% for %}"),
-        "model",
+        "chat_template",
         "chat_template.jinja",
         "",
     ),
