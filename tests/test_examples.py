@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -204,6 +205,20 @@ def test_the_readme_shows_the_c_example_that_is_tested(root: Path) -> None:
     source = (root / "examples" / "generate.c").read_text(encoding="utf-8")
     for block in readme_blocks(root, "c"):
         assert block in source
+
+
+def test_the_readmes_commands_build_the_c_example(root: Path, tmp_path: Path) -> None:
+    """As in a clone: the source folder lies there too, and must not be taken for the installed package."""
+    (commands,) = [block for block in readme_blocks(root, "sh") if "pkg-config" in block and "cc " in block]
+    for name in ("examples", "qwen_ffi"):
+        (tmp_path / name).symlink_to(root / name)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    script = f"set -e\n{commands}"
+    run = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "42" in run.stdout
 
 
 def test_the_readmes_cpp_compiles_and_runs(
