@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "backend/batch.h"
+#include "checkpoint/quantized_tensor.h"
 #include "checkpoint/tensor.h"
 
 namespace qwen {
@@ -132,6 +133,8 @@ class Backend {
 
   // Throws Error: unsupported (dtype), out_of_memory. The source must outlive the weight.
   virtual WeightPtr load(const TensorView& tensor, WeightUse use) = 0;
+  // A quantised matrix; also invalid_file, where its data would lead outside it (g_idx).
+  virtual WeightPtr load(const QuantizedTensor& tensor) = 0;
   virtual std::unique_ptr<Workspace> create_workspace() = 0;
   // Bytes one block takes in all layers of the group, and the storage for `blocks` of them.
   virtual size_t cache_block_bytes(const CacheGroupSpec& spec) const = 0;
