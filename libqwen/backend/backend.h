@@ -21,7 +21,8 @@
 namespace qwen {
 
 // What `dtype` selects. f32: weights widened exactly, cache and arithmetic float32. bf16: cache bfloat16, matrices kept
-// in 16 bit, float32 accumulation; a level with bf16 matrix instructions may round the activations to bf16.
+// in 16 bit, float32 accumulation; a level with bf16 matrix instructions may round the activations to bf16. Quantised
+// matrices stay as stored and count as their float32 values in both.
 enum class Precision : uint8_t { f32, bf16 };
 
 // Activations: a view of `rows` x `width` elements in the backend's memory, row-major and dense. The element type is the

@@ -58,9 +58,8 @@ void read_gptq(const JsonFields& fields, QuantizationConfig& config) {
   if (config.bits != 4 && config.bits != 8)
     fields.reject("bits", cat(config.bits), "4 or 8", Status::unsupported);
   config.group_size = group_size(fields);
-  // Neither changes how a weight is read: the order of the inputs is in g_idx, the zeros are stored always.
-  fields.boolean("desc_act");
-  fields.boolean("sym");
+  config.desc_act = fields.boolean("desc_act").value_or(false);
+  fields.boolean("sym");  // checked only: the zeros are stored either way
   require_text(fields, "pack_dtype", "int32");
   require_boolean(fields, "lm_head", false);
   require_boolean(fields, "is_marlin_format", false);

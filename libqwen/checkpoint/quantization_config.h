@@ -22,6 +22,7 @@ struct QuantizationConfig {
   int64_t block_columns = 128;
   int64_t bits = 4;          // gptq: 4 or 8; awq: 4
   int64_t group_size = 128;  // gptq, awq: inputs that share scale and zero; -1: all
+  bool desc_act = false;  // gptq: the groups are not in the order of the inputs, so that g_idx must be there
   // gptq: what a stored zero lacks. The first version of the format (checkpoint_format "gptq") stores zero - 1, the
   // second ("gptq_v2") the zero itself.
   int32_t zero_offset = 0;

@@ -79,7 +79,8 @@ std::optional<QuantizedTensor> find_quantized(const TensorSource& source, const 
   if (config.method == QuantizationMethod::gptq) {
     check_divides(source, tensor, "inputs", in, per_word);
     tensor.weight = checked(source, part(".qweight"), {DType::i32}, {in / per_word, out});
-    if (source.find(part(".g_idx"))) tensor.g_idx = checked(source, part(".g_idx"), {DType::i32}, {in});
+    if (config.desc_act || source.find(part(".g_idx")))
+      tensor.g_idx = checked(source, part(".g_idx"), {DType::i32}, {in});
   } else {
     check_divides(source, tensor, "inputs", in, tensor.group_size());
     tensor.weight = checked(source, part(".qweight"), {DType::i32}, {in, out / per_word});

@@ -29,7 +29,7 @@ struct QuantizedTensor {
       nullptr;  // fp8: F8_E4M3 [out, in]; gptq: I32 [in * bits / 32, out]; awq: I32 [in, out / 8]
   const TensorView* scales = nullptr;  // F16, BF16 or F32; fp8: a scale per block, else [groups, out]
   const TensorView* zeros = nullptr;   // gptq, awq: I32 [groups, out * bits / 32]
-  const TensorView* g_idx = nullptr;   // gptq: I32 [in], null where the file has none
+  const TensorView* g_idx = nullptr;   // gptq: I32 [in]; null where the file has none and desc_act is false
 
   int64_t group_size() const { return config.group_size < 0 ? in : config.group_size; }
   int64_t groups() const { return (in + group_size() - 1) / group_size(); }  // the last may be partial

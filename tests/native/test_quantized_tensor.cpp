@@ -115,6 +115,10 @@ TEST_CASE("a missing or misshapen part is named, with what is right") {
   for (size_t i = 0; i < kAwq.size(); ++i)
     CHECK(refusal(with(kAwq, i, kAwq[i].dtype, {320}), kAwqConfig)
               .find(cat("'", kAwq[i].name, "' has shape [320]")) != std::string::npos);
+  QuantizationConfig ordered = kGptqConfig;
+  CHECK(refusal(without(kGptq, 3), ordered) == "no error");
+  ordered.desc_act = true;
+  CHECK(refusal(without(kGptq, 3), ordered).find("'m.g_idx' is missing") != std::string::npos);
   // The other method's layout.
   CHECK(refusal(kGptq, kAwqConfig)
             .find("has shape [40, 96]; config.json and its quantization_config imply [320, 12]") !=
