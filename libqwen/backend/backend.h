@@ -15,12 +15,14 @@
 #include <vector>
 
 #include "backend/batch.h"
+#include "checkpoint/quantized_tensor.h"
 #include "checkpoint/tensor.h"
 
 namespace qwen {
 
 // What `dtype` selects. f32: weights widened exactly, cache and arithmetic float32. bf16: cache bfloat16, matrices kept
-// in 16 bit, float32 accumulation; a level with bf16 matrix instructions may round the activations to bf16.
+// in 16 bit, float32 accumulation; a level with bf16 matrix instructions may round the activations to bf16. Quantised
+// matrices stay as stored and count as their float32 values in both.
 enum class Precision : uint8_t { f32, bf16 };
 
 // Activations: a view of `rows` x `width` elements in the backend's memory, row-major and dense. The element type is the
@@ -132,6 +134,8 @@ class Backend {
 
   // Throws Error: unsupported (dtype), out_of_memory. The source must outlive the weight.
   virtual WeightPtr load(const TensorView& tensor, WeightUse use) = 0;
+  // A quantised matrix; also invalid_file, where its data would lead outside it (g_idx).
+  virtual WeightPtr load(const QuantizedTensor& tensor) = 0;
   virtual std::unique_ptr<Workspace> create_workspace() = 0;
   // Bytes one block takes in all layers of the group, and the storage for `blocks` of them.
   virtual size_t cache_block_bytes(const CacheGroupSpec& spec) const = 0;

@@ -75,15 +75,15 @@ const Family& find_family(const JsonFields& root) {
   return *family;
 }
 
-void refuse_quantized(const JsonFields& root) {
-  for (const std::string_view key : {"quantization_config", "compression_config"}) {
-    const JsonValue* value = root.find(key);
-    if (!value) continue;
-    const JsonFields quantization(*value, root.source(), std::string(key) + '.');
+void read_quantization(const JsonFields& root, ModelConfig& config) {
+  if (const JsonValue* value = root.find("compression_config")) {  // compressed-tensors' older key
+    const JsonFields compression(*value, root.source(), "compression_config.");
     fail(Status::unsupported, root.source(), ": quantization ",
-         qwen::quote(quantization.text("quant_method").value_or("(no quant_method)")),
-         " is not supported by this version (supported: weights in BF16, F16 or F32)");
+         qwen::quote(compression.text("quant_method").value_or("(no quant_method)")),
+         " in 'compression_config' is not supported by this version");
   }
+  if (const JsonValue* value = root.find("quantization_config"))
+    config.quantization = parse_quantization_config(*value, root.source());
 }
 
 // Settings that would change what the layers compute, and that no official dense model uses: running such a
@@ -235,10 +235,10 @@ ModelConfig parse_model_config(std::string_view json, std::string_view source) {
   const JsonDocument document = parse_json(json, source);
   const JsonFields root(document, source);
   const Family& family = find_family(root);
-  refuse_quantized(root);
+  ModelConfig config;
+  read_quantization(root, config);
   refuse_other_arithmetic(root, family);
 
-  ModelConfig config;
   config.architecture = family.architecture;
   config.model_type = family.model_type;
   config.attention_bias = family.query_key_value_bias;

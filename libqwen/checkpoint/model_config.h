@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "checkpoint/quantization_config.h"
+
 namespace qwen {
 
 enum class LayerKind : uint8_t { full_attention, sliding_attention };
@@ -51,6 +53,7 @@ struct ModelConfig {
   int64_t sliding_window = 0;  // positions a sliding layer sees, the current one included; 0: none is sliding
   std::vector<LayerKind> layer_kinds;  // [num_hidden_layers]
   std::optional<MoeConfig> moe;
+  std::optional<QuantizationConfig> quantization;  // absent: all weights are BF16, F16 or F32
   std::string torch_dtype;  // as the file says it, informative only: each tensor carries its own
 
   int64_t context_length()

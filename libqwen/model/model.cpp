@@ -17,10 +17,10 @@ std::shared_ptr<const Model> make_model(const ModelConfig& config, WeightLoader&
 
 std::shared_ptr<const Model> load_model(const ModelConfig& config, const TensorSource& tensors,
                                         Backend& backend, const std::function<void(double)>& progress) {
-  WeightLoader check(tensors, nullptr);
+  WeightLoader check(tensors, config.quantization, nullptr);
   make_model(config, check);  // every tensor present with the right shape, before one is touched
   size_t done = 0;
-  WeightLoader loader(tensors, &backend, [&](size_t bytes) {
+  WeightLoader loader(tensors, config.quantization, &backend, [&](size_t bytes) {
     done += bytes;
     if (progress) progress(static_cast<double>(done) / static_cast<double>(check.bytes()));
   });

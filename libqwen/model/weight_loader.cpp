@@ -4,14 +4,15 @@
 
 namespace qwen {
 
-WeightLoader::WeightLoader(const TensorSource& source, Backend* backend, std::function<void(size_t)> progress)
-    : source_(source), backend_(backend), progress_(std::move(progress)) {
+WeightLoader::WeightLoader(const TensorSource& source, const std::optional<QuantizationConfig>& quantization,
+                           Backend* backend, std::function<void(size_t)> progress)
+    : source_(source), quantization_(quantization), backend_(backend), progress_(std::move(progress)) {
   // Qwen3-Embedding files hold the bare decoder: "embed_tokens.weight" instead of "model.embed_tokens.weight".
   if (!source.find("embed_tokens.weight")) prefix_ = "model.";
 }
 
 WeightPtr WeightLoader::matrix(std::string_view name, int64_t out, int64_t in) {
-  return load(cat(prefix_, name), {out, in}, WeightUse::matrix);
+  return load_matrix(cat(prefix_, name), out, in);
 }
 
 WeightPtr WeightLoader::vector(std::string_view name, int64_t size) {
@@ -19,22 +20,43 @@ WeightPtr WeightLoader::vector(std::string_view name, int64_t size) {
 }
 
 WeightPtr WeightLoader::head(int64_t out, int64_t in) {
-  return load("lm_head.weight", {out, in}, WeightUse::matrix);
+  return load_matrix("lm_head.weight", out, in);
+}
+
+void WeightLoader::count(int64_t parameters, size_t bytes) {
+  parameters_ += parameters;
+  bytes_ += bytes;
+}
+
+WeightPtr WeightLoader::load_matrix(const std::string& name, int64_t out, int64_t in) {
+  if (!quantization_) return load(name, {out, in}, WeightUse::matrix);
+  const auto quantized = find_quantized(source_, *quantization_, name, out, in);
+  if (!quantized) return load(name, {out, in}, WeightUse::matrix);
+  count(out * in, quantized->bytes());
+  WeightPtr weight = backend_ ? backend_->load(*quantized) : nullptr;
+  if (progress_) progress_(quantized->bytes());
+  return weight;
+}
+
+// What may have been meant where X.weight is missing.
+std::string WeightLoader::missing_hint(const std::string& name) const {
+  const std::string packed = name.ends_with(".weight") ? cat(name.substr(0, name.size() - 6), "qweight") : "";
+  if (packed.empty() || !source_.find(packed)) return "";
+  return cat(" (there is ", quote(packed), ", but config.json has no quantization_config for it)");
 }
 
 WeightPtr WeightLoader::load(const std::string& name, std::vector<int64_t> shape, WeightUse use) {
   const TensorView* tensor = source_.find(name);
   if (!tensor)
     fail(Status::invalid_file, source_.description(), ": tensor '", name,
-         "' is missing; config.json implies it with shape ", shape_text(shape));
+         "' is missing; config.json implies it with shape ", shape_text(shape), missing_hint(name));
   if (tensor->shape != shape)
     fail(Status::invalid_file, tensor->source, ": tensor '", name, "' has shape ", shape_text(tensor->shape),
          "; config.json implies ", shape_text(shape));
   if (tensor->dtype != DType::f32 && tensor->dtype != DType::f16 && tensor->dtype != DType::bf16)
     fail(Status::unsupported, tensor->source, ": tensor '", name, "' is ", dtype_name(tensor->dtype),
-         "; supported are F32, F16 and BF16");
-  parameters_ += static_cast<int64_t>(tensor->bytes / dtype_size(tensor->dtype));
-  bytes_ += tensor->bytes;
+         "; supported are F32, F16 and BF16, and F8_E4M3 where quantization_config says 'fp8'");
+  count(static_cast<int64_t>(tensor->bytes / dtype_size(tensor->dtype)), tensor->bytes);
   WeightPtr weight = backend_ ? backend_->load(*tensor, use) : nullptr;
   if (progress_) progress_(tensor->bytes);
   return weight;

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "backend/backend.h"
+#include "checkpoint/quantized_tensor.h"
 #include "checkpoint/tensor.h"
 
 namespace qwen {
@@ -15,10 +17,13 @@ class WeightLoader {
   // backend nullptr: check only. A model's declaration is run twice, first to check every tensor, then to load them, so
   // that nothing is touched before everything is known to be right.
   // progress(bytes) is called after each tensor; it throws Error(cancelled) to stop.
-  WeightLoader(const TensorSource& source, Backend* backend, std::function<void(size_t)> progress = nullptr);
+  // quantization: how the matrices are kept that are not ordinary tensors; the models never see which.
+  WeightLoader(const TensorSource& source, const std::optional<QuantizationConfig>& quantization,
+               Backend* backend, std::function<void(size_t)> progress = nullptr);
 
   // name without the prefix: "layers.0.mlp.up_proj.weight". Most files put "model." in front, some do not.
-  // Throws Error(invalid_file) naming the tensor: absent, wrong shape; (unsupported) dtype.
+  // Throws Error(invalid_file) naming the tensor: absent, wrong shape; (unsupported) dtype. A matrix may be
+  // quantised: its parts ("….up_proj.qweight", "….scales", …) are found and checked instead.
   WeightPtr matrix(std::string_view name, int64_t out, int64_t in);
   WeightPtr vector(std::string_view name, int64_t size);
   // lm_head.weight, which never carries the prefix.
@@ -26,13 +31,19 @@ class WeightLoader {
   bool has_head() const { return source_.find("lm_head.weight") != nullptr; }
   bool has_prefix() const { return !prefix_.empty(); }
 
+  // Of the matrices as the model uses them, not of the words that they may be packed in.
   int64_t parameters() const { return parameters_; }
+  // As stored.
   size_t bytes() const { return bytes_; }
 
  private:
+  WeightPtr load_matrix(const std::string& name, int64_t out, int64_t in);
   WeightPtr load(const std::string& name, std::vector<int64_t> shape, WeightUse use);
+  std::string missing_hint(const std::string& name) const;
+  void count(int64_t parameters, size_t bytes);
 
   const TensorSource& source_;
+  std::optional<QuantizationConfig> quantization_;
   Backend* backend_;
   std::function<void(size_t)> progress_;
   std::string prefix_;

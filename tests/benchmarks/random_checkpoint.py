@@ -1,4 +1,4 @@
-"""Makes a Qwen3 checkpoint of any shape with random bf16 weights: for speed it is as good as a trained one."""
+"""Makes a Qwen3 checkpoint of any shape with random weights, bf16 or GPTQ: for speed it is as good as a trained one."""
 
 from __future__ import annotations
 
@@ -37,13 +37,30 @@ def shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def gptq(name: str, out: int, inputs: int, config: dict[str, Any], random: np.random.Generator) -> dict[str, Any]:
+    """The parts of a symmetric GPTQ matrix: random integers, zeros in the middle, the bf16 weights' magnitudes."""
+    bits, group = config["bits"], config["group_size"]
+    per_word, groups = 32 // bits, inputs // group
+    middle = 2 ** (bits - 1) - 1
+    word = sum(middle << (bits * i) for i in range(per_word))
+    return {
+        name + ".qweight": random.integers(0, 2**32, (inputs // per_word, out), np.uint32).view(np.int32),
+        name + ".qzeros": np.full((groups, out // per_word), word, np.int32),
+        name + ".scales": np.full((groups, out), 0.03 / middle, np.float16),
+        name + ".g_idx": np.arange(inputs, dtype=np.int32) // group,
+    }
+
+
 def make_checkpoint(folder: Path, config: dict[str, Any], tokenizer: Path | None = None, seed: int = 0) -> Path:
     """Writes config.json and model.safetensors, and the tokenizer's files from another folder. Returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.Generator(np.random.Philox(seed))
-    tensors = {}
+    tensors: dict[str, Any] = {}
+    quantization = config.get("quantization_config")
     for name, shape in shapes(config).items():
-        if len(shape) == 1:
+        if quantization is not None and name.endswith("_proj.weight"):
+            tensors |= gptq(name.removesuffix(".weight"), *shape, quantization, random)
+        elif len(shape) == 1:
             tensors[name] = np.full(shape, 0x3F80, np.uint16)  # 1.0
         else:  # random sign and mantissa, magnitudes from 2^-6 to 2^-5: far quicker than drawing from a normal
             bits = random.integers(0, 2**16, size=shape, dtype=np.uint16)

@@ -91,6 +91,17 @@ Changes moe_with(Changes more) {
   return more;
 }
 
+// quantization_config with these members.
+Changes quantized(std::string_view members) {
+  return {{"quantization_config", cat("{", members, "}")}};
+}
+Changes gptq(std::string_view members) {
+  return quantized(cat(R"("quant_method": "gptq", "group_size": 128, )", members));
+}
+Changes awq(std::string_view members) {
+  return quantized(cat(R"("quant_method": "awq", "group_size": 128, )", members));
+}
+
 std::vector<LayerKind> kinds(std::string_view letters) {
   std::vector<LayerKind> out;
   for (const char c : letters)
@@ -263,6 +274,34 @@ TEST_CASE("the default rope type is no scaling") {
         7e5);
 }
 
+TEST_CASE("the official quantised formats are read") {
+  CHECK(!parse(kQwen3, {}).quantization);
+  CHECK(!parse(kQwen3, {{"quantization_config", "null"}}).quantization);
+  const auto fp8 =
+      *parse(kQwen3, quantized(R"("activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8",
+                    "weight_block_size": [128, 64], "modules_to_not_convert": ["lm_head"])"))
+           .quantization;
+  CHECK(fp8.method == QuantizationMethod::fp8);
+  CHECK(fp8.block_rows == 128);
+  CHECK(fp8.block_columns == 64);
+  const auto v1 =
+      *parse(kQwen3, gptq(R"("bits": 8, "desc_act": true, "sym": false, "dynamic": {})")).quantization;
+  CHECK(v1.method == QuantizationMethod::gptq);
+  CHECK(v1.bits == 8);
+  CHECK(v1.group_size == 128);
+  CHECK(v1.zero_offset == 1);
+  CHECK(parse(kQwen3, gptq(R"("bits": 4, "checkpoint_format": "gptq", "pack_dtype": "int32")"))
+            .quantization->zero_offset == 1);
+  CHECK(parse(kQwen3, gptq(R"("bits": 4, "checkpoint_format": "gptq_v2")")).quantization->zero_offset == 0);
+  const auto whole =
+      *parse(kQwen2, quantized(R"("quant_method": "awq", "bits": 4, "group_size": -1, "version": "gemm",
+                      "zero_point": true, "modules_to_not_convert": null)"))
+           .quantization;
+  CHECK(whole.method == QuantizationMethod::awq);
+  CHECK(whole.group_size == -1);
+  CHECK(whole.zero_offset == 0);
+}
+
 TEST_CASE("what this version cannot run is refused by name") {
   struct Case {
     std::string_view base;
@@ -277,10 +316,27 @@ TEST_CASE("what this version cannot run is refused by name") {
       {kQwen3, moe_with({{"use_sliding_window", "true"}}), "key 'use_sliding_window' is true"},
       {kQwen3, {{"architectures", R"(["Qwen3\u001bModel"])"}}, "'Qwen3\\x1bModel'"},
       {kQwen3, {{"architectures", kAbsent}, {"model_type", R"("qwen3_vl")"}}, "model_type 'qwen3_vl'"},
-      {kQwen3, {{"quantization_config", R"({"quant_method": "awq", "bits": 4})"}}, "quantization 'awq'"},
-      {kQwen2, {{"quantization_config", R"({"quant_method": "gptq"})"}}, "quantization 'gptq'"},
-      {kQwen2, {{"quantization_config", R"({"quant_method": "fp8"})"}}, "quantization 'fp8'"},
-      {kQwen2, {{"quantization_config", "{}"}}, "no quant_method"},
+      {kQwen2, quantized(R"("quant_method": "bitsandbytes")"),
+       "quantization 'bitsandbytes' is not supported by this version (supported: 'fp8', 'gptq', 'awq', and "
+       "weights "},
+      {kQwen2, quantized(""), "no quant_method"},
+      {kQwen2, {{"compression_config", R"({"quant_method": "gptq"})"}}, "'gptq' in 'compression_config'"},
+      {kQwen2, quantized(R"("quant_method": "fp8")"),
+       "key 'quantization_config.weight_block_size' is missing"},
+      {kQwen2, quantized(R"("quant_method": "fp8", "fmt": "e5m2")"),
+       "key 'quantization_config.fmt' is 'e5m2'"},
+      {kQwen2, quantized(R"("quant_method": "fp8", "activation_scheme": "static")"),
+       "key 'quantization_config.activation_scheme' is 'static'; it must be 'dynamic' or absent"},
+      {kQwen2, gptq(R"("bits": 3)"), "key 'quantization_config.bits' is 3; it must be 4 or 8"},
+      {kQwen2, gptq(R"("bits": 4, "checkpoint_format": "marlin")"), "checkpoint_format' is 'marlin'"},
+      {kQwen2, gptq(R"("bits": 4, "format": "bitblas")"), "format' is 'bitblas'"},
+      {kQwen2, gptq(R"("bits": 4, "pack_dtype": "int64")"), "pack_dtype' is 'int64'"},
+      {kQwen2, gptq(R"("bits": 4, "lm_head": true)"), "lm_head' is true"},
+      {kQwen2, gptq(R"("bits": 4, "is_marlin_format": true)"), "is_marlin_format' is true"},
+      {kQwen2, gptq(R"("bits": 4, "dynamic": {"+:.*": {"bits": 8}})"), "dynamic' is an object"},
+      {kQwen3, awq(R"("bits": 8)"), "key 'quantization_config.bits' is 8; it must be 4"},
+      {kQwen3, awq(R"("bits": 4, "version": "gemv")"), "version' is 'gemv'; it must be 'gemm' or absent"},
+      {kQwen3, awq(R"("bits": 4, "zero_point": false)"), "zero_point' is false"},
       {kQwen2, {{"hidden_act", R"("gelu")"}}, "key 'hidden_act' is 'gelu'; it must be 'silu'"},
       {kQwen3, {{"attention_bias", "true"}}, "key 'attention_bias' is true"},
       {kQwen2, {{"is_causal", "false"}}, "key 'is_causal' is false"},
@@ -366,6 +422,24 @@ TEST_CASE("a value out of bounds is an error that names key, value and what is a
       {kQwen3, {{"architectures", "[3]"}}, "key 'architectures' is a list of a number"},
       {kQwen3, {{"architectures", kAbsent}, {"model_type", kAbsent}}, "key 'architectures' is missing"},
       {kQwen3, {{"quantization_config", "\"awq\""}}, "key 'quantization_config': a JSON object is expected"},
+      {kQwen3, quantized(R"("quant_method": 8)"), "key 'quantization_config.quant_method' is 8"},
+      {kQwen3, quantized(R"("quant_method": "awq", "bits": 4)"),
+       "key 'quantization_config.group_size' is missing"},
+      {kQwen3, quantized(R"("quant_method": "gptq", "group_size": 128)"),
+       "key 'quantization_config.bits' is missing"},
+      {kQwen3, quantized(R"("quant_method": "awq", "bits": 4, "group_size": 0)"), "group_size' is 0"},
+      {kQwen3, quantized(R"("quant_method": "awq", "bits": 4, "group_size": -2)"), "group_size' is -2"},
+      {kQwen3, awq(R"("bits": 4, "modules_to_not_convert": "lm_head")"),
+       "modules_to_not_convert' is 'lm_head'"},
+      {kQwen3, awq(R"("bits": 4, "modules_to_not_convert": [1])"),
+       "modules_to_not_convert' is a list with 1"},
+      {kQwen3, gptq(R"("bits": 4, "desc_act": 1)"), "desc_act' is 1; it must be true or false"},
+      {kQwen3, quantized(R"("quant_method": "fp8", "weight_block_size": 128)"), "weight_block_size' is 128"},
+      {kQwen3, quantized(R"("quant_method": "fp8", "weight_block_size": [128])"),
+       "weight_block_size' is an array"},
+      {kQwen3, quantized(R"("quant_method": "fp8", "weight_block_size": [128, 0])"), "is a list with 0"},
+      {kQwen3, quantized(R"("quant_method": "fp8", "weight_block_size": [128, 4294967424])"),
+       "with 4294967424"},
       {kQwen3,
        {{"rope_scaling", "4"}},
        "key 'rope_scaling': a JSON object is expected here, this is a number"},
@@ -522,16 +596,17 @@ TEST_CASE("every published config is read or refused by name") {
     if (!fs::exists(file)) continue;
     const MappedFile text(file, LoadMode::read);
     const auto starts = [&](std::string_view prefix) { return model.starts_with(prefix); };
-    // What the name of a published model says: text models are ours, unless they are quantised or hybrids.
+    // What the name of a published model says: text models are ours, unless they are hybrids.
     bool expected = starts("Qwen1.5-") || starts("Qwen2-") || starts("Qwen2.5-") || starts("Qwen3-");
-    for (const char* other : {"-VL", "-Audio", "-Omni", "-ASR", "-Next", "AWQ", "FP8", "GPTQ"})
+    for (const char* other : {"-VL", "-Audio", "-Omni", "-ASR", "-Next"})
       expected = expected && model.find(other) == std::string::npos;
     try {
       const ModelConfig config = parse_model_config(text.text(), file.string());
       CHECK(expected);
       ++read;
       CHECK(config.sliding_window == 0);
-      CHECK(config.torch_dtype == "bfloat16");
+      CHECK(config.torch_dtype == (model.ends_with("-AWQ") ? "float16" : "bfloat16"));
+      CHECK(config.quantization.has_value() == (model.ends_with("-AWQ") || model.ends_with("-FP8")));
       CHECK(config.query_key_norm == starts("Qwen3"));
       CHECK(config.attention_bias == !starts("Qwen3"));
       CHECK(parse_eos_token_ids(text.text(), file.string()).size() == 1);

@@ -1,4 +1,4 @@
-"""The numbers are those of the reference: every text case in 16 and 32 bits, on every instruction set, at several thread counts.
+"""The numbers are those of the reference: every text case, in 16 and 32 bits and quantised, on every instruction set, at several thread counts.
 
 Committed cases lie in data/; the others run where the shared folder is found (QWEN_SHARED, or `shared` beside the
 repository). `qwen-ffi validate tests/parity/data --isa all` prints the same comparison as a table.
@@ -19,14 +19,21 @@ HERE = Path(__file__).resolve().parent
 COMMITTED = HERE / "data"
 SHARED = Path(os.environ.get("QWEN_SHARED", HERE.parents[2] / "shared")) / "reference"
 CASES = [
+    "qwen2_awq",
     "qwen2_f32",
+    "qwen2_gptq_int4",
+    "qwen2_gptq_int8",
     "qwen2_moe",
     "qwen2_sliding",
     "qwen2_tied",
     "qwen2_untied",
     "qwen2_yarn",
+    "qwen3_awq_g64",
     "qwen3_embedding",
+    "qwen3_fp8",
+    "qwen3_gptq_int4_g32",
     "qwen3_moe",
+    "qwen3_moe_fp8",
     "qwen3_moe_nonorm",
     "qwen3_odd",
     "qwen3_sharded",

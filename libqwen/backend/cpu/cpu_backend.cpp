@@ -39,7 +39,7 @@ CpuBackend::CpuBackend(const CpuOptions& options)
 std::vector<KernelCount> CpuBackend::kernel_counts() const {
   static constexpr const char* kOps[] = {"embed", "linear",   "attention", "rms_norm",
                                          "rope",  "store_kv", "silu_mul",  "moe"};
-  static constexpr const char* kFormatNames[] = {"f32", "f16", "bf16"};
+  static constexpr const char* kFormatNames[] = {"f32", "f16", "bf16", "fp8", "gptq", "awq"};
   std::vector<KernelCount> counts;
   for (size_t i = 0; i < counts_.size(); ++i) {
     const int64_t calls = counts_[i].load(std::memory_order_relaxed);
@@ -50,6 +50,10 @@ std::vector<KernelCount> CpuBackend::kernel_counts() const {
 
 WeightPtr CpuBackend::load(const TensorView& tensor, WeightUse use) {
   return std::make_shared<CpuWeight>(tensor, use, precision_, kernels_);
+}
+
+WeightPtr CpuBackend::load(const QuantizedTensor& tensor) {
+  return std::make_shared<CpuWeight>(tensor);
 }
 
 std::unique_ptr<Workspace> CpuBackend::create_workspace() {
@@ -87,8 +91,9 @@ void CpuBackend::embed(const Weight& table, std::span<const int32_t> ids, Rows o
   counted(Op::embed, weight.format);
   for_rows(out.rows, out.width, [&](int64_t first, int64_t last) {
     for (int64_t r = first; r < last; ++r) {
-      const std::byte* source = weight.data + ids[static_cast<size_t>(r)] * weight.row_bytes();
-      kernels_.widen[static_cast<int>(weight.format)](source, out.width, row(out, r));
+      const Panel entry = {
+          .output = ids[static_cast<size_t>(r)], .outputs = 1, .input = 0, .inputs = out.width};
+      weight.widen(kernels_, entry, row(out, r), out.width);
     }
   });
 }

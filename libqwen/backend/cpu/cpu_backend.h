@@ -32,6 +32,7 @@ class CpuBackend final : public Backend {
   std::vector<KernelCount> kernel_counts() const override;
 
   WeightPtr load(const TensorView& tensor, WeightUse use) override;
+  WeightPtr load(const QuantizedTensor& tensor) override;
   std::unique_ptr<Workspace> create_workspace() override;
   size_t cache_block_bytes(const CacheGroupSpec& spec) const override;
   std::unique_ptr<CacheStorage> create_cache(const CacheGroupSpec& spec, int64_t blocks) override;

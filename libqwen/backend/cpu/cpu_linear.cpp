@@ -10,7 +10,8 @@ namespace {
 // Up to here the weights are read as they are. With more rows a panel of them is first widened into the
 // thread's scratch, where it is aligned, dense and serves all rows (AVX-512, 512 rows of [3072, 1024] bf16:
 // 150 against 132 GFLOP/s; at 24 rows the same). Both give the same bits: widening is exact and the kernels
-// sum in one order.
+// sum in one order. A quantised matrix goes this way at every row count: kernels see its float32 values only,
+// so what holds for plain weights and their bits holds for it.
 constexpr int64_t kFewRows = 32;
 // 64 outputs x 1024 floats of a panel take 256 KiB, as much of 128 rows of x 512 KiB, their partial sums 512
 // KiB: together they stay in an L2 of 2 MiB.
@@ -27,6 +28,7 @@ int64_t pieces(int64_t count, int64_t size) {
 void CpuBackend::linear(Rows x, std::span<const Projection> projections) {
   if (x.rows == 0) return;
   int64_t outputs = 0;
+  bool quantized = false;
   for (const Projection& p : projections) {
     const CpuWeight& weight = own(*p.weight);
     if (weight.width != x.width || weight.outputs != p.out.width || p.out.rows != x.rows) {
@@ -35,10 +37,12 @@ void CpuBackend::linear(Rows x, std::span<const Projection> projections) {
     }
     counted(Op::linear, weight.format);
     outputs += weight.outputs;
+    quantized = quantized || is_quantized(weight.format);
   }
 
   const bool few = x.rows <= kFewRows;
-  const int64_t slice = few || kernels_.k_slice == 0 ? x.width : std::min(x.width, kernels_.k_slice);
+  const bool widened = !few || quantized;  // any of the projections
+  const int64_t slice = !widened || kernels_.k_slice == 0 ? x.width : std::min(x.width, kernels_.k_slice);
   // Panels of a multiple of 8 outputs, small enough that every thread gets several.
   const int64_t by_cache = std::min(kPanelOutputs, kPanelFloats / std::max<int64_t>(1, slice));
   const int64_t by_threads = outputs / (4 * pool_.threads());
@@ -48,7 +52,7 @@ void CpuBackend::linear(Rows x, std::span<const Projection> projections) {
   // A line more than the slice: rows a power of two apart would compete for the same sets of L1 (2-3 %).
   const int64_t stride = (slice + kMaxLanes - 1) / kMaxLanes * kMaxLanes + kMaxLanes;
   const int64_t panel_floats = panel * stride;
-  if (!few) scratch(panel_floats + (slice < x.width ? panel * rows_per_item * kMaxLanes : 0));
+  if (widened) scratch(panel_floats + (slice < x.width ? panel * rows_per_item * kMaxLanes : 0));
 
   int64_t items = 0;
   for (const Projection& p : projections) items += pieces(p.out.width, panel) * row_items;
@@ -61,7 +65,6 @@ void CpuBackend::linear(Rows x, std::span<const Projection> projections) {
     LinearTask task = {.x = static_cast<const float*>(x.data) + row * x.width,
                        .x_stride = x.width,
                        .rows = std::min(rows_per_item, x.rows - row),
-                       .weight = weight.data + output * weight.row_bytes(),
                        .weight_stride = x.width,
                        .outputs = std::min(panel, p->out.width - output),
                        .k = x.width,
@@ -69,22 +72,20 @@ void CpuBackend::linear(Rows x, std::span<const Projection> projections) {
                        .out = static_cast<float*>(p->out.data) + row * p->out.width + output,
                        .out_stride = p->out.width,
                        .accumulate = p->accumulate};
-    if (few) {
+    if (few && !is_quantized(weight.format)) {
+      task.weight = weight.data + output * weight.row_bytes();
       kernels_.linear[static_cast<int>(weight.format)](task);
       return;
     }
     float* const floats = worker_scratch(worker);
-    const std::byte* const source = task.weight;
     const float* const first_x = task.x;
     task.weight = reinterpret_cast<const std::byte*>(floats);
     task.weight_stride = stride;
     task.partial = floats + panel_floats;
     for (int64_t begin = 0; begin < x.width; begin += slice) {
       task.k = std::min(slice, x.width - begin);
-      for (int64_t n = 0; n < task.outputs; ++n) {
-        kernels_.widen[static_cast<int>(weight.format)](
-            source + n * weight.row_bytes() + begin * weight.element_bytes(), task.k, floats + n * stride);
-      }
+      const Panel part = {.output = output, .outputs = task.outputs, .input = begin, .inputs = task.k};
+      weight.widen(kernels_, part, floats, stride);
       task.x = first_x + begin;
       task.resume = begin > 0;
       task.suspend = begin + task.k < x.width;

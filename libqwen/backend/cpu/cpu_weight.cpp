@@ -56,4 +56,16 @@ CpuWeight::CpuWeight(const TensorView& tensor, WeightUse use, Precision precisio
   }
 }
 
+CpuWeight::CpuWeight(const QuantizedTensor& tensor) : outputs(tensor.out), width(tensor.in) {
+  quantized_.emplace(tensor);
+  format = quantized_->format();
+}
+
+void CpuWeight::widen(const Kernels& kernels, const Panel& panel, float* to, int64_t stride) const {
+  if (quantized_) return quantized_->dequantize(kernels, panel, to, stride);
+  const std::byte* const source = data + panel.output * row_bytes() + panel.input * element_bytes();
+  for (int64_t n = 0; n < panel.outputs; ++n)
+    kernels.widen[static_cast<int>(format)](source + n * row_bytes(), panel.inputs, to + n * stride);
+}
+
 }  // namespace qwen::cpu

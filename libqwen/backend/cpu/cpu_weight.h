@@ -1,8 +1,11 @@
-// How the CPU backend keeps parameters: matrices as the file has them (mapped, never repacked), vectors as
-// float32.
+// How the CPU backend keeps parameters: matrices as the file has them (mapped, never repacked, quantised ones
+// included), vectors as float32.
 #pragma once
 
+#include <optional>
+
 #include "backend/backend.h"
+#include "backend/cpu/cpu_dequantize.h"
 #include "backend/cpu/cpu_memory.h"
 #include "backend/cpu/kernels.h"
 
@@ -13,11 +16,18 @@ class CpuWeight final : public Weight {
   // Throws Error: unsupported (dtype, rank), invalid_file (bytes do not fit the shape), out_of_memory.
   CpuWeight(const TensorView& tensor, WeightUse use, Precision precision, const Kernels& kernels);
 
+  // A quantised matrix. Throws Error: invalid_file (g_idx).
+  explicit CpuWeight(const QuantizedTensor& tensor);
+
+  // Part of a matrix as float32: to[n * stride + i] = weight[panel.output + n][panel.input + i].
+  void widen(const Kernels& kernels, const Panel& panel, float* to, int64_t stride) const;
+
   Format format = Format::f32;
   int64_t outputs = 0;              // rows of a matrix, elements of a vector
   int64_t width = 0;                // columns of a matrix; 1 for a vector
-  const std::byte* data = nullptr;  // the tensor's own bytes (any alignment) or the copy
+  const std::byte* data = nullptr;  // the tensor's own bytes (any alignment) or the copy; null when quantised
 
+  // Of the plain formats.
   int64_t element_bytes() const { return format == Format::f32 ? 4 : 2; }
   int64_t row_bytes() const { return width * element_bytes(); }
   const float* floats() const {
@@ -26,6 +36,7 @@ class CpuWeight final : public Weight {
 
  private:
   Buffer copy_;
+  std::optional<QuantizedMatrix> quantized_;
 };
 
 // A model's weights come from this backend's load().

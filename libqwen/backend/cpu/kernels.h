@@ -17,8 +17,14 @@ namespace qwen::cpu {
 
 enum class Isa : uint8_t;  // isa.h
 
-enum class Format : uint8_t { f32, f16, bf16 };
-inline constexpr int kFormats = 3;
+// How a weight or a cache lies in memory. Kernels read the plain formats; the quantised ones (cpu_dequantize.h) become
+// f32 panels first.
+enum class Format : uint8_t { f32, f16, bf16, fp8, gptq, awq };
+inline constexpr int kPlainFormats = 3;
+inline constexpr int kFormats = 6;
+static constexpr bool is_quantized(Format format) {
+  return static_cast<int>(format) >= kPlainFormats;
+}
 
 // kCacheBlock of batch.h (asserted in cpu_backend.cpp), which these units do not include.
 static constexpr int64_t kBlock = 32;
@@ -80,9 +86,9 @@ static constexpr int64_t attention_scratch(int64_t rows, int64_t query_heads, in
 
 struct Kernels {
   int64_t k_slice;  // at which many rows profit from slicing k, a multiple of kMaxLanes; 0: this level cannot
-  void (*linear[kFormats])(const LinearTask& task);        // by the weight's format
-  void (*attention[kFormats])(const AttentionTask& task);  // by the cache's format; f16 is absent
-  void (*widen[kFormats])(const std::byte* from, int64_t n, float* to);
+  void (*linear[kPlainFormats])(const LinearTask& task);        // by the weight's format
+  void (*attention[kPlainFormats])(const AttentionTask& task);  // by the cache's format; f16 is absent
+  void (*widen[kPlainFormats])(const std::byte* from, int64_t n, float* to);
   void (*narrow_bf16)(const float* from, int64_t n, uint16_t* to);  // to nearest even, NaN stays NaN
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
