@@ -4,10 +4,10 @@
 
 namespace qwen {
 
-Runner::Runner(std::shared_ptr<const Model> model, std::unique_ptr<Backend> backend, int64_t cache_blocks)
+Runner::Runner(std::shared_ptr<const Model> model, std::unique_ptr<Backend> backend, CacheSizes sizes)
     : model_(std::move(model)), backend_(std::move(backend)), workspace_(backend_->create_workspace()) {
   for (const CacheGroupSpec& group : model_->cache_groups())
-    caches_.push_back(backend_->create_cache(group, cache_blocks));
+    caches_.push_back(backend_->create_cache(group, group.recurrent() ? sizes.states : sizes.blocks));
 }
 
 std::span<float> Runner::forward(const ScheduledStep& step) {

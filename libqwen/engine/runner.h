@@ -13,8 +13,8 @@ namespace qwen {
 
 class Runner {
  public:
-  // Takes `cache_blocks` blocks in every cache group. Throws Error(out_of_memory).
-  Runner(std::shared_ptr<const Model> model, std::unique_ptr<Backend> backend, int64_t cache_blocks);
+  // Throws Error(out_of_memory).
+  Runner(std::shared_ptr<const Model> model, std::unique_ptr<Backend> backend, CacheSizes sizes);
 
   const Backend& backend() const { return *backend_; }
 

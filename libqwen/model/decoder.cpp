@@ -1,19 +1,22 @@
 // The decoders of Qwen1.5, Qwen2, Qwen2.5 (biases on q, k, v) and Qwen3 (RMSNorm on each head's q and k instead), dense or
-// with mixtures of experts.
+// with mixtures of experts; and the hybrids, Qwen3-Next and Qwen3.5, most of whose layers have linear attention.
 //
 //   x   = embed_tokens[ids]
 //   for each layer:
 //     h = rms_norm(x);  q, k, v = h Wq' (+bq), h Wk' (+bk), h Wv' (+bv)               attention.cpp
-//     q, k = rope(norm(q)), rope(norm(k))            norm: Qwen3 only, per head
-//     x = x + attention(q, k, v) Wo'                 grouped queries; causal; layers may see a sliding window
+//     q, k = rope(norm(q)), rope(norm(k))            norm: Qwen3 on, per head
+//     x = x + attention(q, k, v) Wo'                 grouped queries; causal; layers may see a sliding window, or be gated
+//       or x = x + gated_delta_net(h)                hybrids                           gated_delta_net.cpp
 //     h = rms_norm(x);  x = x + mlp(h)               (silu(h Wgate') * (h Wup')) Wdown', or a mixture: mlp.cpp
 //   logits = rms_norm(x) Whead'                      Whead = embed_tokens when tied
 #include "model/decoder.h"
 
 #include <array>
+#include <variant>
 
 #include "base/error.h"
 #include "model/attention.h"
+#include "model/gated_delta_net.h"
 #include "model/mlp.h"
 #include "model/weight_loader.h"
 
@@ -21,7 +24,8 @@ namespace qwen {
 namespace {
 
 struct Layer {
-  Attention attention;
+  WeightPtr norm;  // [hidden]
+  std::variant<Attention, GatedDeltaNet> mixer;
   MlpBlock mlp;
 };
 
@@ -48,18 +52,29 @@ class Decoder final : public Model {
   std::vector<Layer> layers_;
 };
 
-// Layers of one kind share a block table: full attention keeps everything, a sliding window can free what has left it.
+// Layers of one kind share a block table: full attention keeps everything, a sliding window can free what has left it,
+// linear attention keeps states.
 void Decoder::assign_cache_groups() {
   layers_.resize(static_cast<size_t>(config_.num_hidden_layers));
-  for (const LayerKind kind : {LayerKind::full_attention, LayerKind::sliding_attention}) {
-    CacheGroupSpec group{.layers = 0,
-                         .kv_heads = config_.num_key_value_heads,
-                         .head_dim = config_.head_dim,
-                         .window = kind == LayerKind::sliding_attention ? config_.sliding_window : 0};
+  for (const LayerKind kind :
+       {LayerKind::full_attention, LayerKind::sliding_attention, LayerKind::linear_attention}) {
+    CacheGroupSpec group;
+    if (kind == LayerKind::linear_attention) {
+      group.gated_delta = config_.gated_delta;
+    } else {
+      group.kv_heads = config_.num_key_value_heads;
+      group.head_dim = config_.head_dim;
+      group.window = kind == LayerKind::sliding_attention ? config_.sliding_window : 0;
+    }
     for (size_t i = 0; i < layers_.size(); ++i) {
       if (config_.layer_kinds[i] != kind) continue;
-      layers_[i].attention.group = static_cast<int64_t>(cache_groups_.size());
-      layers_[i].attention.index_in_group = group.layers++;
+      if (kind == LayerKind::linear_attention) layers_[i].mixer.emplace<GatedDeltaNet>();
+      std::visit(
+          [&](auto& mixer) {
+            mixer.group = static_cast<int64_t>(cache_groups_.size());
+            mixer.index_in_group = group.layers++;
+          },
+          layers_[i].mixer);
     }
     if (group.layers > 0) cache_groups_.push_back(group);
   }
@@ -69,10 +84,12 @@ void Decoder::declare_weights(WeightLoader& loader) {
   embed_tokens_ = loader.matrix("embed_tokens.weight", config_.vocab_size, config_.hidden_size);
   for (size_t i = 0; i < layers_.size(); ++i) {
     const std::string prefix = cat("layers.", i, ".");
-    layers_[i].attention.declare(loader, config_, prefix);
+    layers_[i].norm =
+        loader.norm(cat(prefix, "input_layernorm.weight"), config_.hidden_size, config_.zero_centred_norms);
+    std::visit([&](auto& mixer) { mixer.declare(loader, config_, prefix); }, layers_[i].mixer);
     layers_[i].mlp.declare(loader, config_, static_cast<int64_t>(i), prefix);
   }
-  norm_ = loader.vector("norm.weight", config_.hidden_size);
+  norm_ = loader.norm("norm.weight", config_.hidden_size, config_.zero_centred_norms);
   // A tied model's file may hold an lm_head.weight all the same (Qwen3-0.6B does): a copy, not read. A bare decoder
   // (Qwen3-Embedding) has none and gives hidden states only.
   if (config_.tie_word_embeddings) {
@@ -88,14 +105,19 @@ Rows Decoder::forward(const Step& step) const {
 
   const Rows x = workspace.rows(batch.rows(), config_.hidden_size);  // the residual stream
   backend.embed(*embed_tokens_, batch.token_ids, x);
-  const Rows angles = workspace.rows(batch.rows(), config_.head_dim);  // cos…, sin… of each row's rotation
+  const Rows angles = workspace.rows(batch.rows(), config_.rotary_dim);  // cos…, sin… of each row's rotation
   backend.rope_angles(rope_, batch.positions, angles);
 
   const Workspace::Mark layer_start = workspace.mark();
   for (size_t i = 0; i < layers_.size(); ++i) {
     if (capture_hidden) capture_hidden(static_cast<int64_t>(i), x);
-    const Attention& attention = layers_[i].attention;
-    attention.forward(step, config_, cache_groups_[static_cast<size_t>(attention.group)], x, angles);
+    const Rows h = workspace.rows(x.rows, x.width);
+    backend.rms_norm(x, *layers_[i].norm, eps, h);
+    if (const auto* attention = std::get_if<Attention>(&layers_[i].mixer)) {
+      attention->forward(step, config_, cache_groups_[static_cast<size_t>(attention->group)], h, angles, x);
+    } else {
+      std::get<GatedDeltaNet>(layers_[i].mixer).forward(step, config_, h, x);
+    }
     layers_[i].mlp.forward(step, config_, x);
     workspace.rewind(layer_start);  // every layer uses the same, cache-warm memory
   }
