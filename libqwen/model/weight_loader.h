@@ -38,6 +38,20 @@ class WeightLoader {
   };
   WeightPtr stacked(std::string_view name, const StackPart& part);
   bool has(std::string_view name) const;
+  // While one lives, names are of a part that stands beside the decoder: "mtp.".
+  class Beside {
+   public:
+    Beside(WeightLoader& loader, std::string prefix) : loader_(loader), decoder_(loader.prefix_) {
+      loader_.prefix_ = std::move(prefix);
+    }
+    ~Beside() { loader_.prefix_ = decoder_; }
+    Beside(const Beside&) = delete;
+    Beside& operator=(const Beside&) = delete;
+
+   private:
+    WeightLoader& loader_;
+    std::string decoder_;
+  };
   // lm_head.weight, which stands beside the decoder.
   WeightPtr head(int64_t out, int64_t in);
   bool has_head() const { return source_.find(head_name()) != nullptr; }

@@ -337,8 +337,8 @@ QWEN_API int32_t qwen_prompt_add_message(qwen_prompt *prompt, const char *role, 
  *   {"role": "assistant", "content": "…" or null, "reasoning_content": "…",
  *    "tool_calls": [{"type": "function", "function": {"name": "…", "arguments": {…}}}]}
  *   {"role": "tool", "content": "…", "tool_call_id": "…"}
- * Members with the value null count as absent; arguments may be given as the text of a JSON object. What else stands in a
- * message reaches the template as it is. */
+ * Members with the value null count as absent, a content that is absent beside tool_calls as ""; arguments may be given as
+ * the text of a JSON object. What else stands in a message reaches the template as it is. */
 QWEN_API int32_t qwen_prompt_add_message_json(qwen_prompt *prompt, const char *json, size_t length, qwen_error **error);
 /* The tools the model may call: a JSON array of {"type": "function", "function": {"name", "description", "parameters"}}.
  * Replaces what was set before; "[]" takes them away. With tools set, calls are parsed out of the answer (JSON in
@@ -476,8 +476,8 @@ QWEN_API int32_t qwen_generate(qwen_engine *engine, const qwen_prompt *prompt, c
 QWEN_API int32_t qwen_submit(qwen_engine *engine, const qwen_prompt *prompt, const qwen_options *options,
                              qwen_queue *queue, uint64_t tag, qwen_request **request, qwen_error **error);
 /* Waits up to timeout_ms (0: do not wait, negative: forever) for the request's next event. QWEN_ERR_TIMEOUT when none
- * came (a loop that polls passes NULL for error and needs not free one each time), QWEN_ERR_CLOSED after the DONE event was taken. The event's memory is borrowed until the next call on this
- * request. One thread at a time. */
+ * came (a loop that polls passes NULL for error and needs not free one each time), QWEN_ERR_CLOSED after the DONE event was
+ * taken. The event's memory is borrowed until the next call on this request. One thread at a time. */
 QWEN_API int32_t qwen_request_next(qwen_request *request, int64_t timeout_ms, qwen_event *event, qwen_error **error);
 /* Cancels, from any thread or signal handler, at any time, any number of times; takes effect within one step. The request
  * ends with QWEN_ERR_CANCELLED; what it had is still in its result. */
@@ -504,8 +504,10 @@ QWEN_API int32_t qwen_queue_event(const qwen_queue *queue, size_t index, qwen_ev
 typedef struct qwen_tensors qwen_tensors;
 
 enum {
-  QWEN_OUTPUT_LOGITS = 1,       /* "logits" [rows, vocab_size] */
-  QWEN_OUTPUT_HIDDEN_STATES = 2 /* "hidden.0" (embeddings) … "hidden.L" (after the final norm), each [rows, hidden_size] */
+  QWEN_OUTPUT_LOGITS = 1,        /* "logits" [rows, vocab_size] */
+  QWEN_OUTPUT_HIDDEN_STATES = 2, /* "hidden.0" (embeddings) … "hidden.L" (after the final norm), each [rows, hidden_size] */
+  QWEN_OUTPUT_MTP_LOGITS = 4     /* "mtp_logits" [rows - 1, vocab_size]: row i is of token i + 2, by the multi-token-prediction
+                                    head; needs option mtp = 1 */
 };
 
 typedef struct qwen_tensor {
