@@ -38,7 +38,8 @@ constexpr OptionRow kTable[] = {
     {"max_waiting", kI64, kEngine, true, 1, 1 << 20, "65536", "", "requests",
      "Most requests that may wait; one more is refused as busy."},
     {"prefix_cache", kI64, kEngine, true, 0, 1, "1", "", "",
-     "1: keys, values and states of earlier requests are kept while there is room in the cache, and used again "
+     "1: keys, values and states of earlier requests are kept while there is room in the cache, and used "
+     "again "
      "where a prompt begins alike: memory in use grows towards kv_cache_bytes."},
     {"mtp", kI64, kEngine, true, 0, 1, "0", "", "",
      "1: load the checkpoint's multi-token-prediction head too, for its logits."},
