@@ -17,6 +17,7 @@
 
 #include "backend/batch.h"
 #include "checkpoint/gated_delta_shape.h"
+#include "checkpoint/indexer_shape.h"
 #include "checkpoint/quantized_tensor.h"
 #include "checkpoint/tensor.h"
 
@@ -69,15 +70,27 @@ struct RopeTable {
   float scale = 1;            // YaRN's attention factor, multiplies cos and sin
 };
 
+// A causal convolution of each channel by itself.
+struct ConvolutionShape {
+  int64_t channels = 0;
+  int64_t kernel = 0;
+  int64_t dilation = 1;  // positions from one that it sees to the next
+
+  int64_t window() const { return (kernel - 1) * dilation; }  // positions before its own that it needs
+};
+
 // A set of layers whose sequences share one block table: of keys and values, or of recurrent states.
 struct CacheGroupSpec {
   int64_t layers = 0;
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
-  int64_t window = 0;  // positions a row sees, its own included; 0: all
-  std::optional<GatedDeltaShape> gated_delta = std::nullopt;  // recurrent states instead of keys and values
+  int64_t window = 0;                                  // positions a row sees, its own included; 0: all
+  std::optional<IndexerShape> indexer = std::nullopt;  // the layers keep keys of an indexer besides
+  // Recurrent states instead of keys and values: of linear attention with its convolution, or of a convolution alone.
+  std::optional<GatedDeltaShape> gated_delta = std::nullopt;
+  std::optional<ConvolutionShape> convolution = std::nullopt;
 
-  bool recurrent() const { return gated_delta.has_value(); }
+  bool recurrent() const { return gated_delta || convolution; }
 };
 
 // The memory behind one cache group: `blocks` blocks for each layer of the group, of kCacheBlock positions' keys and values;
@@ -110,6 +123,19 @@ struct MoeArgs {
   int64_t inner = 0;
   int64_t top_k = 0;
   bool normalise = false;
+};
+
+// Whose index keys a layer keeps, and how they come about.
+struct IndexerArgs {
+  IndexerShape shape;
+  const Weight& key_norm;  // [head_dim]
+  float eps = 0;
+};
+
+struct ConvolutionArgs {
+  ConvolutionShape shape;
+  int64_t group = 0;  // index into SequenceRows::block_tables
+  int64_t layer = 0;  // index inside the group
 };
 
 struct GatedDeltaArgs {
@@ -174,7 +200,10 @@ class Backend {
 
   // out[r] = table[ids[r]]
   virtual void embed(const Weight& table, std::span<const int32_t> ids, Rows out) = 0;
-  // out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight; out may be x. Per head: pass x.reshaped(head_dim).
+  // The same from a table cut into shards of equally many rows: id / rows says which shard, id % rows where in it.
+  virtual void embed(std::span<const WeightPtr> shards, std::span<const int64_t> ids, Rows out) = 0;
+  // out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight; out may be x. Per head: pass x.reshaped(head_dim). A weight of n times
+  // the width holds n norms: row r takes number r % n.
   virtual void rms_norm(Rows x, const Weight& weight, float eps, Rows out) = 0;
   // All projections of one input, e.g. q, k and v.
   virtual void linear(Rows x, std::span<const Projection> projections) = 0;
@@ -189,15 +218,25 @@ class Backend {
   // Causal softmax(q k^T * scale) v over each sequence's cache; q and out [rows, heads * head_dim].
   virtual void attention(const CacheStorage& cache, const Batch& batch, const AttentionArgs& args, Rows q,
                          Rows out) = 0;
+  // Writes keys [rows, indexer head_dim] to their positions in the cache. Those of a whole group of `ratio` positions become
+  // the group's key as soon as the last one is there: their mean, normalised, rotated as its first position is.
+  // angles [rows, rotary_dim].
+  virtual void store_index_keys(CacheStorage& cache, const Batch& batch, const AttentionArgs& args,
+                                const IndexerArgs& indexer, Rows keys, Rows angles) = 0;
+  // Attention to some positions: of the groups that are whole at row r's position, those budget / ratio whose keys c have the
+  // largest sum over index_q's heads of max(0, index_q[r][head] . c), of equal ones the first; and the positions behind the
+  // last whole group. q and out [rows, heads * head_dim]; index_q [rows, indexer heads * head_dim].
+  virtual void indexed_attention(const CacheStorage& cache, const Batch& batch, const AttentionArgs& args,
+                                 const IndexerArgs& indexer, Rows index_q, Rows q, Rows out) = 0;
   // out = silu(gate) * up; out may be gate or up.
   virtual void silu_mul(Rows gate, Rows up, Rows out) = 0;
   // out = sigmoid(gate) * x; out may be gate or x.
   virtual void sigmoid_mul(Rows gate, Rows x, Rows out) = 0;
   // x [rows, groups * (the parts' widths together)]: every group's columns, shared out to the parts in their order.
   virtual void split(Rows x, int64_t groups, std::span<const SplitPart> parts) = 0;
-  // out[t] = silu(sum over j of weight[j] * x[t - kernel + 1 + j]), per channel of the sequence's rows; rows of earlier steps
-  // come from the cache. x and out [rows, channels], not the same.
-  virtual void convolution(CacheStorage& cache, const Batch& batch, const GatedDeltaArgs& args, Rows x,
+  // out[t] = silu(sum over j of weight[j] * x[t - (kernel - 1 - j) * dilation]), per channel of the sequence's rows; rows of
+  // earlier steps come from the cache. x and out [rows, channels], not the same.
+  virtual void convolution(CacheStorage& cache, const Batch& batch, const ConvolutionArgs& args, Rows x,
                            const Weight& weight, Rows out) = 0;
   // The gated delta rule (https://arxiv.org/abs/2412.06464), per value head:
   //   g = exp(-exp(a_log) * softplus(decay + dt_bias)),  b = sigmoid(beta),  q and k divided by their lengths, q by sqrt(key_dim)
@@ -210,6 +249,16 @@ class Backend {
   virtual void moe(Workspace& workspace, Rows x, const MoeArgs& args, Rows out) = 0;
   // out[r] += x[r]; with gate [rows, 1]: out[r] += sigmoid(gate[r]) * x[r].
   virtual void add(Rows x, const Rows* gate, Rows out) = 0;
+  // out = silu(factor * x); out may be x.
+  virtual void silu(Rows x, float factor, Rows out) = 0;
+  // Several streams side by side in a row, x [rows, n * width] (https://arxiv.org/abs/2409.19606):
+  // out[r] = mean over s of x[r][s]; out [rows, width].
+  virtual void mean_of_streams(Rows x, Rows out) = 0;
+  // x[r][s] += 2 sigmoid(gate[r][s] / n) h[r]; h [rows, width], gate [rows, n].
+  virtual void add_to_streams(Rows h, Rows gate, Rows x) = 0;
+  // out[r][s] = sigmoid(sqrt(|g|) sign(g)) value[r] with g = key[r][s] . query[r][s] / sqrt(width), |g| at least 1e-6; value
+  // [rows, width], key, query and out [rows, n * width].
+  virtual void gate_streams(Rows key, Rows query, Rows value, Rows out) = 0;
   // out[i] = x[rows[i]]
   virtual void gather(Rows x, std::span<const int32_t> rows, Rows out) = 0;
   // Copies rows to host memory as float32.

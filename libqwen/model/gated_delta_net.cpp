@@ -63,7 +63,10 @@ void GatedDeltaNet::forward(const Step& step, const ModelConfig& config, Rows h,
   CacheStorage& cache = *caches[static_cast<size_t>(group)];
   const Inputs in = project(step, config, h);
   const Rows qkv = workspace.rows(h.rows, args.shape.channels());
-  backend.convolution(cache, batch, args, in.qkv, *convolution, qkv);
+  const ConvolutionArgs window{.shape = {.channels = args.shape.channels(), .kernel = args.shape.conv_kernel},
+                               .group = group,
+                               .layer = index_in_group};
+  backend.convolution(cache, batch, window, in.qkv, *convolution, qkv);
   const Rows mixed = workspace.rows(h.rows, in.z.width);
   backend.gated_delta(cache, batch, args,
                       {.qkv = qkv, .beta = in.beta, .decay = in.decay, .a_log = *a_log, .dt_bias = *dt_bias},

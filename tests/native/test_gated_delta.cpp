@@ -128,7 +128,8 @@ class Runner {
       append(decay, part.sequence->decay, s.value_heads);
     }
     Floats qkv(x.size()), out(batch.token_ids.size() * static_cast<size_t>(layer_.values()));
-    cpu_->convolution(*cache_, batch, args_, rows_of(x, s.channels()), *kernel_, rows_of(qkv, s.channels()));
+    cpu_->convolution(*cache_, batch, {{s.channels(), s.conv_kernel}, 0, 1}, rows_of(x, s.channels()),
+                      *kernel_, rows_of(qkv, s.channels()));
     cpu_->gated_delta(*cache_, batch, args_,
                       {.qkv = rows_of(qkv, s.channels()),
                        .beta = rows_of(beta, s.value_heads),

@@ -1,6 +1,7 @@
 // CpuBackend's cache operations: writing keys and values to their blocks, and cutting attention into items.
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <new>
 
 #include "backend/cpu/cpu_backend.h"
@@ -63,7 +64,11 @@ void CpuBackend::store_kv(CacheStorage& storage, const Batch& batch, const Atten
 
 void CpuBackend::attention(const CacheStorage& storage, const Batch& batch, const AttentionArgs& args, Rows q,
                            Rows out) {
-  const auto& cache = static_cast<const CpuCache&>(storage);
+  attend(static_cast<const CpuCache&>(storage), batch, args, std::numeric_limits<int64_t>::max(), q, out);
+}
+
+void CpuBackend::attend(const CpuCache& cache, const Batch& batch, const AttentionArgs& args, int64_t end,
+                        Rows q, Rows out) {
   counted(Op::attention, cache.format());
   const int64_t query_heads = args.heads / args.kv_heads;
   const int64_t rows_per_item = std::max<int64_t>(1, kQueriesPerItem / query_heads);
@@ -73,8 +78,9 @@ void CpuBackend::attention(const CacheStorage& storage, const Batch& batch, cons
   attention_items_.clear();
   try {
     for (size_t s = 0; s < batch.sequences.size(); ++s) {
-      const int64_t rows = batch.sequences[s].row_count;
-      for (int64_t piece = (rows + rows_per_item - 1) / rows_per_item - 1; piece >= 0; --piece) {
+      const SequenceRows& sequence = batch.sequences[s];
+      const int64_t rows = std::min<int64_t>(sequence.row_count, end - sequence.context_length);
+      for (int64_t piece = rows <= 0 ? -1 : (rows - 1) / rows_per_item; piece >= 0; --piece) {
         const int64_t first = piece * rows_per_item;
         for (int64_t head = 0; head < args.kv_heads; ++head) {
           attention_items_.push_back({static_cast<int32_t>(s), static_cast<int32_t>(head),

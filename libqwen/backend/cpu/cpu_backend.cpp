@@ -34,8 +34,9 @@ CpuBackend::CpuBackend(const CpuOptions& options)
       pool_(checked_threads(options.threads)) {}
 
 std::vector<KernelCount> CpuBackend::kernel_counts() const {
-  static constexpr const char* kOps[] = {"embed",    "linear",   "attention", "rms_norm",    "rope",
-                                         "store_kv", "silu_mul", "moe",       "convolution", "gated_delta"};
+  static constexpr const char* kOps[] = {"embed",       "linear",      "attention", "rms_norm",
+                                         "rope",        "store_kv",    "silu_mul",  "moe",
+                                         "convolution", "gated_delta", "indexer"};
   static constexpr const char* kFormatNames[] = {"f32", "f16", "bf16", "fp8", "gptq", "awq"};
   std::vector<KernelCount> counts;
   for (size_t i = 0; i < counts_.size(); ++i) {
@@ -60,7 +61,8 @@ std::unique_ptr<Workspace> CpuBackend::create_workspace() {
 size_t CpuBackend::cache_block_bytes(const CacheGroupSpec& spec) const {
   if (spec.recurrent()) return CpuStateCache::block_bytes(spec);
   const size_t heads = static_cast<size_t>(spec.layers * spec.kv_heads);
-  return heads * (CpuCache::key_bytes(spec, cache_format()) + CpuCache::value_bytes(spec, cache_format()));
+  return heads * (CpuCache::key_bytes(spec, cache_format()) + CpuCache::value_bytes(spec, cache_format())) +
+         static_cast<size_t>(spec.layers * CpuCache::index_block_floats(spec)) * sizeof(float);
 }
 
 std::unique_ptr<CacheStorage> CpuBackend::create_cache(const CacheGroupSpec& spec, int64_t blocks) {
@@ -97,11 +99,26 @@ void CpuBackend::embed(const Weight& table, std::span<const int32_t> ids, Rows o
   });
 }
 
+void CpuBackend::embed(std::span<const WeightPtr> shards, std::span<const int64_t> ids, Rows out) {
+  const int64_t rows = own(*shards.front()).outputs;
+  counted(Op::embed, own(*shards.front()).format);
+  for_rows(out.rows, out.width, [&](int64_t first, int64_t last) {
+    for (int64_t r = first; r < last; ++r) {
+      const int64_t id = ids[static_cast<size_t>(r)];
+      const CpuWeight& weight = own(*shards[static_cast<size_t>(id / rows)]);
+      const Panel entry = {.output = id % rows, .outputs = 1, .input = 0, .inputs = out.width};
+      weight.widen(kernels_, entry, row(out, r), out.width);
+    }
+  });
+}
+
 void CpuBackend::rms_norm(Rows x, const Weight& weight, float eps, Rows out) {
   counted(Op::rms_norm, Format::f32);
   const float* const scale = own(weight).floats();
+  const int64_t norms = own(weight).outputs / x.width;
   for_rows(x.rows, x.width, [&](int64_t first, int64_t last) {
-    for (int64_t r = first; r < last; ++r) kernels_.rms_norm(row(x, r), scale, eps, x.width, row(out, r));
+    for (int64_t r = first; r < last; ++r)
+      kernels_.rms_norm(row(x, r), scale + r % norms * x.width, eps, x.width, row(out, r));
   });
 }
 

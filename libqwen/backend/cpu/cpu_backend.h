@@ -42,6 +42,7 @@ class CpuBackend final : public Backend {
   std::unique_ptr<CacheStorage> create_cache(const CacheGroupSpec& spec, int64_t blocks) override;
 
   void embed(const Weight& table, std::span<const int32_t> ids, Rows out) override;
+  void embed(std::span<const WeightPtr> shards, std::span<const int64_t> ids, Rows out) override;
   void rms_norm(Rows x, const Weight& weight, float eps, Rows out) override;
   void linear(Rows x, std::span<const Projection> projections) override;
   void rope_angles(const RopeTable& table, std::span<const std::array<int32_t, 3>> positions,
@@ -50,15 +51,23 @@ class CpuBackend final : public Backend {
   void store_kv(CacheStorage& cache, const Batch& batch, const AttentionArgs& args, Rows k, Rows v) override;
   void attention(const CacheStorage& cache, const Batch& batch, const AttentionArgs& args, Rows q,
                  Rows out) override;
+  void store_index_keys(CacheStorage& cache, const Batch& batch, const AttentionArgs& args,
+                        const IndexerArgs& indexer, Rows keys, Rows angles) override;
+  void indexed_attention(const CacheStorage& cache, const Batch& batch, const AttentionArgs& args,
+                         const IndexerArgs& indexer, Rows index_q, Rows q, Rows out) override;
   void silu_mul(Rows gate, Rows up, Rows out) override;
   void sigmoid_mul(Rows gate, Rows x, Rows out) override;
   void split(Rows x, int64_t groups, std::span<const SplitPart> parts) override;
-  void convolution(CacheStorage& cache, const Batch& batch, const GatedDeltaArgs& args, Rows x,
+  void convolution(CacheStorage& cache, const Batch& batch, const ConvolutionArgs& args, Rows x,
                    const Weight& weight, Rows out) override;
   void gated_delta(CacheStorage& cache, const Batch& batch, const GatedDeltaArgs& args,
                    const GatedDeltaInput& input, Rows out) override;
   void moe(Workspace& workspace, Rows x, const MoeArgs& args, Rows out) override;
   void add(Rows x, const Rows* gate, Rows out) override;
+  void silu(Rows x, float factor, Rows out) override;
+  void mean_of_streams(Rows x, Rows out) override;
+  void add_to_streams(Rows h, Rows gate, Rows x) override;
+  void gate_streams(Rows key, Rows query, Rows value, Rows out) override;
   void gather(Rows x, std::span<const int32_t> rows, Rows out) override;
   void read(Rows x, float* host) override;
 
@@ -74,6 +83,7 @@ class CpuBackend final : public Backend {
     moe,
     convolution,
     gated_delta,
+    indexer,
     count
   };
 
@@ -92,6 +102,14 @@ class CpuBackend final : public Backend {
   // Scratch of `floats` floats for each worker, aligned, kept from call to call.
   float* scratch(int64_t floats_per_worker);
   float* worker_scratch(int worker) const;
+
+  // attention() of the rows at positions before `end`.
+  void attend(const CpuCache& cache, const Batch& batch, const AttentionArgs& args, int64_t end, Rows q,
+              Rows out);
+
+  void pick_groups(const CpuCache& cache, const SequenceRows& sequence, const AttentionArgs& args,
+                   const IndexerShape& shape, int64_t position, const float* query, float* scratch,
+                   std::span<int32_t> picked) const;
 
   // Some rows of one sequence and one key/value head.
   struct AttentionItem {
@@ -121,6 +139,13 @@ class CpuBackend final : public Backend {
   Buffer scratch_;
   int64_t scratch_stride_ = 0;  // floats
   std::vector<AttentionItem> attention_items_;
+  // Of indexed_attention(): rows that do not see everything, and which groups each of them picked, ascending.
+  struct SparseRow {
+    int32_t sequence;
+    int32_t row;  // inside the sequence
+  };
+  std::vector<SparseRow> sparse_rows_;
+  std::vector<int32_t> picked_;  // [sparse row][budget / ratio]
   Routing routing_;
   std::array<std::atomic<int64_t>, static_cast<size_t>(Op::count) * kFormats> counts_{};
 };

@@ -10,12 +10,12 @@
 namespace qwen::cpu {
 namespace {
 
-constexpr int64_t kMostKernel = CpuStateCache::kRing;
+constexpr int64_t kMostKernel = 16;
 
 // One sequence's rows of the convolution's input, whenever they were computed.
 class ConvolutionInput {
  public:
-  ConvolutionInput(const CpuStateCache& cache, const SequenceRows& sequence, const GatedDeltaArgs& args,
+  ConvolutionInput(const CpuStateCache& cache, const SequenceRows& sequence, const ConvolutionArgs& args,
                    Rows x)
       : cache_(cache),
         sequence_(sequence),
@@ -24,20 +24,20 @@ class ConvolutionInput {
         table_(sequence.block_tables[static_cast<size_t>(args.group)]),
         chunk_(sequence.context_length / kStateChunk) {}
 
-  // Of a position at most conv_kernel - 1 before the first of the step's; null before the sequence's beginning.
+  // Of a position at most window() before the first of the step's; null before the sequence's beginning.
   const float* at(int64_t position) const {
     if (position < 0) return nullptr;
     if (position >= sequence_.context_length)
       return row(x_, sequence_.first_row + position - sequence_.context_length);
     if (position >= chunk_ * kStateChunk) return cache_.ring(args_.layer, sequence_.state_slot, position);
     const float* const window = cache_.window(args_.layer, table_[static_cast<size_t>(chunk_)]);
-    const int64_t index = position - (chunk_ * kStateChunk - args_.shape.conv_kernel + 1);
-    return window + index * args_.shape.channels();
+    const int64_t index = position - (chunk_ * kStateChunk - args_.shape.window());
+    return window + index * args_.shape.channels;
   }
 
   // Keeps what later steps will read. After every at().
   void keep() const {
-    const int64_t channels = args_.shape.channels(), before = args_.shape.conv_kernel - 1;
+    const int64_t channels = args_.shape.channels, before = args_.shape.window();
     const size_t bytes = static_cast<size_t>(channels) * sizeof(float);
     const int64_t end = sequence_.context_length + sequence_.row_count, last_chunk = end / kStateChunk;
     for (int64_t chunk = chunk_ + 1; chunk <= last_chunk; ++chunk) {
@@ -48,7 +48,7 @@ class ConvolutionInput {
         std::memcpy(window + i * channels, at(chunk * kStateChunk - before + i), bytes);
     }
     const int64_t first =
-        std::max({int64_t{sequence_.context_length}, last_chunk * kStateChunk, end - CpuStateCache::kRing});
+        std::max({int64_t{sequence_.context_length}, last_chunk * kStateChunk, end - cache_.ring_size()});
     for (int64_t position = first; position < end; ++position)
       std::memcpy(cache_.ring(args_.layer, sequence_.state_slot, position), at(position), bytes);
   }
@@ -56,7 +56,7 @@ class ConvolutionInput {
  private:
   const CpuStateCache& cache_;
   const SequenceRows& sequence_;
-  const GatedDeltaArgs& args_;
+  const ConvolutionArgs& args_;
   Rows x_;
   std::span<const int32_t> table_;
   int64_t chunk_;  // of the step's first row
@@ -82,18 +82,19 @@ double softplus(double x) {
 
 }  // namespace
 
-void CpuBackend::convolution(CacheStorage& storage, const Batch& batch, const GatedDeltaArgs& args, Rows x,
+void CpuBackend::convolution(CacheStorage& storage, const Batch& batch, const ConvolutionArgs& args, Rows x,
                              const Weight& weight, Rows out) {
   counted(Op::convolution, Format::f32);
   const auto& cache = static_cast<const CpuStateCache&>(storage);
-  const int64_t kernel = args.shape.conv_kernel, channels = args.shape.channels();
+  const int64_t channels = args.shape.channels, kernel = args.shape.kernel, dilation = args.shape.dilation;
   const float* const factors = own(weight).floats();
   for (const SequenceRows& sequence : batch.sequences) {
     const ConvolutionInput input(cache, sequence, args, x);
     for_rows(sequence.row_count, channels, [&](int64_t first, int64_t last) {
       for (int64_t r = first; r < last; ++r) {
         const float* rows[kMostKernel];
-        for (int64_t j = 0; j < kernel; ++j) rows[j] = input.at(sequence.context_length + r - kernel + 1 + j);
+        for (int64_t j = 0; j < kernel; ++j)
+          rows[j] = input.at(sequence.context_length + r - (kernel - 1 - j) * dilation);
         kernels_.convolution(rows, kernel, factors, channels, channels, row(out, sequence.first_row + r));
       }
     });

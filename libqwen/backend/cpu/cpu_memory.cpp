@@ -103,6 +103,23 @@ CpuCache::CpuCache(const CacheGroupSpec& spec, int64_t blocks, Format format)
   key_plane_bytes_ = round_up(heads * key_bytes(spec, format));
   memory_ = Mapping(key_plane_bytes_ + heads * value_bytes(spec, format),
                     cat("a key/value cache of ", blocks, " blocks (", blocks * kCacheBlock, " positions)"));
+  index_ = Mapping(static_cast<size_t>(spec.layers * blocks * index_block_floats(spec)) * sizeof(float),
+                   cat("the index keys of ", blocks, " blocks"));
+}
+
+int64_t CpuCache::index_block_floats(const CacheGroupSpec& spec) {
+  if (!spec.indexer) return 0;
+  const IndexerShape& shape = *spec.indexer;
+  return kCacheBlock * shape.head_dim + kCacheBlock / shape.ratio * (shape.head_dim + shape.rotary_dim);
+}
+
+float* CpuCache::index_key(int64_t layer, int64_t block, int64_t slot) const {
+  return reinterpret_cast<float*>(index_.data()) + (layer * blocks_ + block) * index_block_floats(spec_) +
+         slot * spec_.indexer->head_dim;
+}
+
+float* CpuCache::group_key(int64_t layer, int64_t block, int64_t group) const {
+  return index_key(layer, block, kCacheBlock) + group * (spec_.indexer->head_dim + spec_.indexer->rotary_dim);
 }
 
 std::byte* CpuCache::keys(int64_t layer, int64_t block, int64_t head) const {

@@ -63,7 +63,10 @@ class Mapping {
 };
 
 // Two planes, keys and values, each [layer][block][kv_head][one block of one head]; see kernels.h for a
-// block's inside.
+// block's inside. With an indexer a third one, float32 whatever the precision, [layer][block] of:
+//   the index key of every position, as it was projected   [kCacheBlock][head_dim]
+//   of every group of `ratio` positions its key, and the cosines and sines of its first position, which may have come in an
+//   earlier step                                           [kCacheBlock / ratio][head_dim + rotary_dim]
 class CpuCache final : public CacheStorage {
  public:
   CpuCache(const CacheGroupSpec& spec, int64_t blocks, Format format);
@@ -76,6 +79,9 @@ class CpuCache final : public CacheStorage {
   Format format() const { return format_; }
   std::byte* keys(int64_t layer, int64_t block, int64_t head) const;
   std::byte* values(int64_t layer, int64_t block, int64_t head) const;
+  float* index_key(int64_t layer, int64_t block, int64_t slot) const;
+  float* group_key(int64_t layer, int64_t block, int64_t group) const;  // its angles follow it
+  static int64_t index_block_floats(const CacheGroupSpec& spec);
   int64_t key_block_bytes() const { return spec_.kv_heads * static_cast<int64_t>(key_bytes(spec_, format_)); }
   int64_t value_block_bytes() const {
     return spec_.kv_heads * static_cast<int64_t>(value_bytes(spec_, format_));
@@ -86,7 +92,7 @@ class CpuCache final : public CacheStorage {
   int64_t blocks_;
   Format format_;
   size_t key_plane_bytes_;
-  Mapping memory_;
+  Mapping memory_, index_;
 };
 
 }  // namespace qwen::cpu

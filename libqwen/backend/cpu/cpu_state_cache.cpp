@@ -1,5 +1,7 @@
 #include "backend/cpu/cpu_state_cache.h"
 
+#include <algorithm>
+
 #include "base/error.h"
 
 namespace qwen::cpu {
@@ -13,20 +15,36 @@ int64_t aligned(int64_t floats) {
   return (floats + kLine - 1) / kLine * kLine;
 }
 
+GatedDeltaShape gated_delta(const CacheGroupSpec& spec) {
+  return spec.gated_delta.value_or(GatedDeltaShape{});
+}
+
+ConvolutionShape convolution(const CacheGroupSpec& spec) {
+  if (spec.convolution) return *spec.convolution;
+  return {.channels = spec.gated_delta->channels(), .kernel = spec.gated_delta->conv_kernel};
+}
+
 }  // namespace
 
-CpuStateCache::Layout::Layout(const GatedDeltaShape& shape) {
+int64_t CpuStateCache::ring_size(const ConvolutionShape& convolution) {
+  return std::max<int64_t>(16, convolution.window() + 7);
+}
+
+CpuStateCache::Layout::Layout(const GatedDeltaShape& shape, const ConvolutionShape& convolution) {
   const int64_t width = padded_head_dim(shape.value_dim);
   window = aligned(shape.value_heads * shape.key_dim * width);
-  block = window + aligned((shape.conv_kernel - 1) * shape.channels());
+  block = window + aligned(convolution.window() * convolution.channels);
   corrected = aligned(shape.key_heads * shape.key_dim * kChunk);
   log_decay = corrected + aligned(shape.value_heads * kChunk * width);
   ring = log_decay + aligned(shape.value_heads * kChunk);
-  slot = ring + aligned(kRing * shape.channels());
+  slot = ring + aligned(ring_size(convolution) * convolution.channels);
 }
 
 CpuStateCache::CpuStateCache(const CacheGroupSpec& spec, int64_t blocks)
-    : shape_(*spec.gated_delta), layout_(*spec.gated_delta), blocks_(blocks) {
+    : shape_(gated_delta(spec)),
+      convolution_(convolution(spec)),
+      layout_(shape_, convolution_),
+      blocks_(blocks) {
   const auto bytes = [&](int64_t floats) {
     return static_cast<size_t>(spec.layers * blocks * floats) * sizeof(float);
   };
@@ -35,7 +53,7 @@ CpuStateCache::CpuStateCache(const CacheGroupSpec& spec, int64_t blocks)
 }
 
 size_t CpuStateCache::block_bytes(const CacheGroupSpec& spec) {
-  const Layout layout(*spec.gated_delta);
+  const Layout layout(gated_delta(spec), convolution(spec));
   return static_cast<size_t>(spec.layers * (layout.block + layout.slot)) * sizeof(float);
 }
 
@@ -68,7 +86,7 @@ float* CpuStateCache::log_decay(int64_t layer, int64_t index, int64_t value_head
 }
 
 float* CpuStateCache::ring(int64_t layer, int64_t index, int64_t position) const {
-  return slot(layer, index) + layout_.ring + position % kRing * shape_.channels();
+  return slot(layer, index) + layout_.ring + position % ring_size() * convolution_.channels;
 }
 
 }  // namespace qwen::cpu

@@ -12,15 +12,11 @@ namespace qwen::cpu {
 
 class CpuStateCache final : public CacheStorage {
  public:
-  // The convolution's inputs of the latest positions of a chunk are kept in a ring: those that it needs, and a few more,
-  // so that a few positions can be taken back.
-  static constexpr int64_t kRing = 16;
-
   CpuStateCache(const CacheGroupSpec& spec, int64_t blocks);
   static size_t block_bytes(const CacheGroupSpec& spec);
 
   // Of a block, the state at its position, in one layer: S [value_heads][key_dim][value width], and the convolution's
-  // inputs of the conv_kernel - 1 positions before, oldest first [conv_kernel - 1][channels].
+  // inputs of the positions before that it needs, oldest first [window][channels].
   float* state(int64_t layer, int64_t block, int64_t value_head) const;
   float* window(int64_t layer, int64_t block) const;
   // Of a slot, in one layer: the chunk's keys, transposed [key_dim][kChunk]; what the rule corrected its values to
@@ -31,18 +27,23 @@ class CpuStateCache final : public CacheStorage {
   float* ring(int64_t layer, int64_t slot, int64_t position) const;
 
   int64_t value_width() const { return padded_head_dim(shape_.value_dim); }
+  // The convolution's inputs of so many latest positions of a chunk are kept in a ring: those that it needs, and a few more,
+  // so that a few positions can be taken back.
+  int64_t ring_size() const { return ring_size(convolution_); }
 
  private:
   // Floats of one layer, and where in it the parts begin that follow the first one.
   struct Layout {
-    explicit Layout(const GatedDeltaShape& shape);
+    Layout(const GatedDeltaShape& shape, const ConvolutionShape& convolution);
     int64_t block = 0, window = 0;                             // S first
     int64_t slot = 0, corrected = 0, log_decay = 0, ring = 0;  // keys first
   };
+  static int64_t ring_size(const ConvolutionShape& convolution);
   float* block(int64_t layer, int64_t index) const;
   float* slot(int64_t layer, int64_t index) const;
 
-  GatedDeltaShape shape_;
+  GatedDeltaShape shape_;  // all 0 where there is a convolution alone
+  ConvolutionShape convolution_;
   Layout layout_;
   int64_t blocks_;
   Mapping states_, chunks_;

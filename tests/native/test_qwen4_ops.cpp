@@ -1,0 +1,465 @@
+// The operations that Qwen4-Exp needs beside those of the other hybrids: against the textbook in double, and bit equality
+// however the rows arrive.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+
+#include "kernel_fixtures.h"
+
+namespace {
+
+using namespace qwen;
+using namespace qwen::test;
+
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+
+double sigmoid(double x) {
+  return 1 / (1 + std::exp(-x));
+}
+
+// ---- attention to what an indexer picks ----
+
+struct Shape {
+  int64_t heads, kv_heads, head_dim;
+  IndexerShape indexer;
+  int64_t length;
+};
+
+// One sequence's inputs for all its positions.
+struct Sequence {
+  Floats q, k, v, index_q, index_k, angles;
+  Sequence(Random& random, const Shape& s)
+      : q(random.floats(s.length * s.heads * s.head_dim, -2, 2)),
+        k(random.floats(s.length * s.kv_heads * s.head_dim, -2, 2)),
+        v(random.floats(s.length * s.kv_heads * s.head_dim, -2, 2)),
+        index_q(random.floats(s.length * s.indexer.heads * s.indexer.head_dim)),
+        index_k(random.floats(s.length * s.indexer.head_dim)),
+        angles(random.floats(s.length * s.indexer.rotary_dim)) {}
+};
+
+float rounded(float x, Precision precision) {
+  uint16_t bits;
+  if (precision == Precision::f32) return x;
+  cpu::portable_kernels().narrow_bf16(&x, 1, &bits);
+  return std::bit_cast<float>(uint32_t{bits} << 16);
+}
+
+// The key of a group: mean, norm, rotation as its first position's.
+std::vector<double> group_key(const Sequence& in, const Shape& s, const Floats& norm, int64_t group) {
+  const auto& [heads, dim, rotary, ratio, budget] = s.indexer;
+  std::vector<double> key(static_cast<size_t>(dim));
+  for (int64_t i = 0; i < ratio; ++i)
+    for (int64_t d = 0; d < dim; ++d)
+      key[static_cast<size_t>(d)] +=
+          in.index_k[static_cast<size_t>((group * ratio + i) * dim + d)] / static_cast<double>(ratio);
+  double squares = 0;
+  for (const double x : key) squares += x * x;
+  for (size_t d = 0; d < key.size(); ++d)
+    key[d] *= norm[d] / std::sqrt(squares / static_cast<double>(dim) + 1e-6);
+  const float* const cosines = &in.angles[static_cast<size_t>(group * ratio * rotary)];
+  for (int64_t i = 0; i < rotary / 2; ++i) {
+    const auto first = static_cast<size_t>(i), second = static_cast<size_t>(i + rotary / 2);
+    const double a = key[first], b = key[second];
+    key[first] = a * cosines[i] - b * cosines[rotary / 2 + i];
+    key[second] = b * cosines[i] + a * cosines[rotary / 2 + i];
+  }
+  return key;
+}
+
+// The positions that the row at `position` attends to.
+std::vector<int64_t> seen(const Sequence& in, const Shape& s, const Floats& norm, int64_t position) {
+  const auto& [heads, dim, rotary, ratio, budget] = s.indexer;
+  const int64_t groups = (position + 1) / ratio;
+  std::vector<double> scores;
+  for (int64_t g = 0; g < groups; ++g) {
+    const std::vector<double> key = group_key(in, s, norm, g);
+    double score = 0;
+    for (int64_t h = 0; h < heads; ++h) {
+      double product = 0;
+      for (int64_t d = 0; d < dim; ++d)
+        product +=
+            in.index_q[static_cast<size_t>((position * heads + h) * dim + d)] * key[static_cast<size_t>(d)];
+      score += product > 0 ? product : 0;
+    }
+    scores.push_back(score);
+  }
+  std::vector<int64_t> order(static_cast<size_t>(groups));
+  std::iota(order.begin(), order.end(), 0);
+  std::ranges::stable_sort(order, [&](int64_t a, int64_t b) {
+    return scores[static_cast<size_t>(a)] > scores[static_cast<size_t>(b)];
+  });
+  order.resize(static_cast<size_t>(std::min(groups, budget / ratio)));
+  std::vector<int64_t> positions;
+  for (const int64_t g : order)
+    for (int64_t i = 0; i < ratio; ++i) positions.push_back(g * ratio + i);
+  for (int64_t p = groups * ratio; p <= position; ++p) positions.push_back(p);
+  return positions;
+}
+
+float scale_of(const Shape& s) {
+  return 1 / std::sqrt(static_cast<float>(s.head_dim));
+}
+
+Floats textbook(const Sequence& in, const Shape& s, const Floats& norm, Precision precision) {
+  Floats out(in.q.size());
+  for (int64_t position = 0; position < s.length; ++position) {
+    const std::vector<int64_t> positions = seen(in, s, norm, position);
+    for (int64_t h = 0; h < s.heads; ++h) {
+      const int64_t kv_head = h / (s.heads / s.kv_heads);
+      const auto at = [&](int64_t p) { return static_cast<size_t>((p * s.kv_heads + kv_head) * s.head_dim); };
+      const auto row = static_cast<size_t>((position * s.heads + h) * s.head_dim);
+      std::vector<double> weights;
+      for (const int64_t p : positions) {
+        double score = 0;
+        for (size_t d = 0; d < static_cast<size_t>(s.head_dim); ++d)
+          score += double{in.q[row + d]} * rounded(in.k[at(p) + d], precision);
+        weights.push_back(std::exp(score * scale_of(s)));
+      }
+      const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
+      for (size_t d = 0; d < static_cast<size_t>(s.head_dim); ++d) {
+        double value = 0;
+        for (size_t i = 0; i < positions.size(); ++i)
+          value += weights[i] * rounded(in.v[at(positions[i]) + d], precision);
+        out[row + d] = static_cast<float>(value / total);
+      }
+    }
+  }
+  return out;
+}
+
+// Runs the sequences side by side, `chunk` rows of each per step, on a cache whose every slot starts as NaN.
+std::vector<Floats> run(const std::string& isa, Precision precision, int threads, const Shape& s,
+                        const Floats& norm, const std::vector<const Sequence*>& sequences, int64_t chunk) {
+  const auto cpu = backend(isa, precision, threads);
+  CacheGroupSpec spec{.layers = 2, .kv_heads = s.kv_heads, .head_dim = s.head_dim};
+  spec.indexer = s.indexer;
+  const int64_t blocks_each = (s.length + kCacheBlock - 1) / kCacheBlock;
+  const auto count = static_cast<int64_t>(sequences.size());
+  const auto cache = cpu->create_cache(spec, blocks_each * count);
+  const auto weight = cpu->load(tensor(norm, {s.indexer.head_dim}), WeightUse::vector);
+  const AttentionArgs args{.heads = s.heads,
+                           .kv_heads = s.kv_heads,
+                           .head_dim = s.head_dim,
+                           .scale = scale_of(s),
+                           .group = 0,
+                           .layer = 1};
+  const IndexerArgs indexer{.shape = s.indexer, .key_norm = *weight, .eps = 1e-6f};
+  std::vector<std::vector<int32_t>> tables(sequences.size());  // scattered, differently for each
+  for (int64_t i = 0; i < count; ++i)
+    for (int64_t b = 0; b < blocks_each; ++b)
+      tables[static_cast<size_t>(i)].push_back(static_cast<int32_t>((blocks_each - 1 - b) * count + i));
+
+  const int64_t kv_width = s.kv_heads * s.head_dim, q_width = s.heads * s.head_dim;
+  const int64_t index_width = s.indexer.heads * s.indexer.head_dim;
+  const auto nan = [&](int64_t width) {
+    return Floats(static_cast<size_t>(blocks_each * kCacheBlock * width), kNaN);
+  };
+  for (const auto& table : tables) {
+    Batch batch;
+    batch.token_ids.resize(static_cast<size_t>(blocks_each * kCacheBlock));
+    batch.sequences.push_back({0, static_cast<int32_t>(blocks_each * kCacheBlock), 0, {table}});
+    Floats kv = nan(kv_width), keys = nan(s.indexer.head_dim), angles = nan(s.indexer.rotary_dim);
+    cpu->store_kv(*cache, batch, args, rows_of(kv, kv_width), rows_of(kv, kv_width));
+    cpu->store_index_keys(*cache, batch, args, indexer, rows_of(keys, s.indexer.head_dim),
+                          rows_of(angles, s.indexer.rotary_dim));
+  }
+
+  std::vector<Floats> outs(sequences.size(), Floats(static_cast<size_t>(s.length * q_width)));
+  for (int64_t first = 0; first < s.length; first += chunk) {
+    const int64_t rows = std::min(chunk, s.length - first);
+    Batch batch;
+    Floats q, k, v, index_q, index_k, angles;
+    for (int64_t i = 0; i < count; ++i) {
+      const Sequence& sequence = *sequences[static_cast<size_t>(i)];
+      batch.sequences.push_back({static_cast<int32_t>(i * rows),
+                                 static_cast<int32_t>(rows),
+                                 static_cast<int32_t>(first),
+                                 {tables[static_cast<size_t>(i)]}});
+      const auto append = [&](Floats& to, const Floats& from, int64_t width) {
+        to.insert(to.end(), from.begin() + first * width, from.begin() + (first + rows) * width);
+      };
+      append(q, sequence.q, q_width);
+      append(k, sequence.k, kv_width);
+      append(v, sequence.v, kv_width);
+      append(index_q, sequence.index_q, index_width);
+      append(index_k, sequence.index_k, s.indexer.head_dim);
+      append(angles, sequence.angles, s.indexer.rotary_dim);
+    }
+    batch.token_ids.resize(static_cast<size_t>(rows * count));
+    Floats out(q.size());
+    cpu->store_kv(*cache, batch, args, rows_of(k, kv_width), rows_of(v, kv_width));
+    cpu->store_index_keys(*cache, batch, args, indexer, rows_of(index_k, s.indexer.head_dim),
+                          rows_of(angles, s.indexer.rotary_dim));
+    cpu->indexed_attention(*cache, batch, args, indexer, rows_of(index_q, index_width), rows_of(q, q_width),
+                           rows_of(out, q_width));
+    for (int64_t i = 0; i < count; ++i)
+      std::copy_n(out.begin() + i * rows * q_width, rows * q_width,
+                  outs[static_cast<size_t>(i)].begin() + first * q_width);
+  }
+  return outs;
+}
+
+// ---- a dilated convolution, whose inputs are kept as states are ----
+
+Floats textbook(const ConvolutionShape& s, const Floats& x, const Floats& kernel) {
+  Floats out(x.size());
+  const auto length = static_cast<int64_t>(x.size()) / s.channels;
+  for (int64_t t = 0; t < length; ++t) {
+    for (int64_t c = 0; c < s.channels; ++c) {
+      double sum = 0;
+      for (int64_t j = 0; j < s.kernel; ++j) {
+        const int64_t from = t - (s.kernel - 1 - j) * s.dilation;
+        if (from >= 0)
+          sum += double{kernel[static_cast<size_t>(c * s.kernel + j)]} *
+                 x[static_cast<size_t>(from * s.channels + c)];
+      }
+      out[static_cast<size_t>(t * s.channels + c)] = static_cast<float>(sum * sigmoid(sum));
+    }
+  }
+  return out;
+}
+
+class Convolution {
+ public:
+  Convolution(const std::string& isa, int threads, const ConvolutionShape& shape, const Floats& kernel)
+      : cpu_(backend(isa, Precision::bf16, threads)), args_{.shape = shape, .group = 0, .layer = 1} {
+    CacheGroupSpec spec;
+    spec.layers = 2;
+    spec.convolution = shape;
+    cache_ = cpu_->create_cache(spec, 16);
+    kernel_ = cpu_->load(tensor(kernel, {shape.channels, 1, shape.kernel}), WeightUse::convolution);
+  }
+
+  // Positions [first, end) of x in steps of `chunk`, whose states at the beginning of the chunks `kept` are kept.
+  Floats run(const Floats& x, int64_t first, int64_t end, int64_t chunk, const std::vector<int32_t>& kept,
+             int32_t slot = 3) {
+    const int64_t channels = args_.shape.channels;
+    Floats outs;
+    for (; first < end; first += chunk) {
+      const int64_t rows = std::min(chunk, end - first);
+      std::vector<int32_t> table(static_cast<size_t>((first + rows) / kStateChunk) + 1, -1);
+      for (const int32_t c : kept)
+        if (static_cast<size_t>(c) < table.size()) table[static_cast<size_t>(c)] = c;
+      Batch batch;
+      batch.token_ids.resize(static_cast<size_t>(rows));
+      batch.sequences.push_back({.first_row = 0,
+                                 .row_count = static_cast<int32_t>(rows),
+                                 .context_length = static_cast<int32_t>(first),
+                                 .block_tables = {table},
+                                 .state_slot = slot});
+      Floats in(x.begin() + first * channels, x.begin() + (first + rows) * channels), out(in.size());
+      cpu_->convolution(*cache_, batch, args_, rows_of(in, channels), *kernel_, rows_of(out, channels));
+      outs.insert(outs.end(), out.begin(), out.end());
+    }
+    return outs;
+  }
+
+ private:
+  std::unique_ptr<Backend> cpu_;
+  ConvolutionArgs args_;
+  std::unique_ptr<CacheStorage> cache_;
+  WeightPtr kernel_;
+};
+
+const Shape kShapes[] = {{4, 2, 32, {8, 16, 8, 4, 16}, 90},     {2, 1, 16, {1, 8, 8, 1, 5}, 70},
+                         {6, 2, 40, {3, 20, 4, 8, 40}, 101},    {3, 3, 24, {2, 17, 2, 32, 32}, 100},
+                         {12, 1, 64, {4, 128, 64, 2, 64}, 150}, {4, 2, 32, {2, 16, 8, 16, 1600}, 60}};
+
+}  // namespace
+
+TEST_CASE("attention to what an indexer picks equals the textbook at every level and shape") {
+  Random random(41);
+  for (const Shape& shape : kShapes) {
+    CAPTURE(shape.indexer.ratio);
+    CAPTURE(shape.length);
+    const Sequence sequence(random, shape);
+    const Floats norm = random.floats(shape.indexer.head_dim, 0.5, 1.5);
+    for (const Precision precision : {Precision::f32, Precision::bf16}) {
+      const Floats want = textbook(sequence, shape, norm, precision);
+      for (const std::string& isa : isas()) {
+        CAPTURE(isa);
+        const Floats got = run(isa, precision, 2, shape, norm, {&sequence}, shape.length)[0];
+        CHECK(distance(got, want, 1.0) < 4e-6);
+      }
+    }
+  }
+}
+
+TEST_CASE("attention to what an indexer picks: the same bits for any chunking, batch mix and thread count") {
+  Random random(42);
+  for (const Shape& shape : kShapes) {
+    const Sequence a(random, shape), b(random, shape);
+    const Floats norm = random.floats(shape.indexer.head_dim, 0.5, 1.5);
+    for (const Precision precision : {Precision::f32, Precision::bf16}) {
+      for (const std::string& isa : isas()) {
+        const Floats one_by_one = run(isa, precision, 1, shape, norm, {&a}, 1)[0];
+        for (const int threads : {1, 3}) {
+          for (const int64_t chunk : {int64_t{2}, int64_t{13}, int64_t{32}, shape.length}) {
+            CAPTURE(chunk);
+            CHECK(same_bits(run(isa, precision, threads, shape, norm, {&a}, chunk)[0], one_by_one));
+          }
+        }
+        CHECK(same_bits(run(isa, precision, 2, shape, norm, {&b, &a}, 7)[1], one_by_one));
+      }
+    }
+  }
+}
+
+TEST_CASE("of groups that an indexer scores alike the first are picked, and NaN scores as nothing") {
+  Random random(43);
+  const Shape shape = kShapes[0];
+  Sequence sequence(random, shape);
+  const Floats norm = random.floats(shape.indexer.head_dim, 0.5, 1.5);
+  std::fill(sequence.index_q.begin(), sequence.index_q.end(), 0.0f);
+  const Floats want = textbook(sequence, shape, norm, Precision::f32);
+  CHECK(seen(sequence, shape, norm, 50) ==
+        std::vector<int64_t>{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 48, 49, 50});
+  for (const std::string& isa : isas()) {
+    Sequence broken = sequence;
+    std::fill(broken.index_q.begin(), broken.index_q.end(), kNaN);
+    for (const Sequence* s : {&std::as_const(sequence), &std::as_const(broken)})
+      CHECK(distance(run(isa, Precision::f32, 2, shape, norm, {s}, 20)[0], want, 1.0) < 4e-6);
+  }
+}
+
+TEST_CASE("a row that an indexer lets see everything has the bits of attention without one") {
+  Random random(44);
+  const Shape shape = kShapes[5];
+  const Sequence sequence(random, shape);
+  const Floats norm = random.floats(shape.indexer.head_dim);
+  for (const std::string& isa : isas()) {
+    const auto cpu = backend(isa, Precision::bf16, 2);
+    const AttentionArgs args{shape.heads, shape.kv_heads, shape.head_dim, 0, scale_of(shape), 0, 0};
+    const auto cache =
+        cpu->create_cache({.layers = 1, .kv_heads = shape.kv_heads, .head_dim = shape.head_dim}, 2);
+    Batch batch;
+    batch.token_ids.resize(static_cast<size_t>(shape.length));
+    const std::vector<int32_t> table = {1, 0};
+    batch.sequences.push_back({0, static_cast<int32_t>(shape.length), 0, {table}});
+    Floats q = sequence.q, k = sequence.k, v = sequence.v, out(q.size());
+    const int64_t width = shape.kv_heads * shape.head_dim;
+    cpu->store_kv(*cache, batch, args, rows_of(k, width), rows_of(v, width));
+    cpu->attention(*cache, batch, args, rows_of(q, shape.heads * shape.head_dim),
+                   rows_of(out, shape.heads * shape.head_dim));
+    CHECK(same_bits(run(isa, Precision::bf16, 2, shape, norm, {&sequence}, 17)[0], out));
+  }
+}
+
+TEST_CASE(
+    "a dilated convolution: the textbook's numbers, and the same bits for any chunking and from a kept "
+    "state") {
+  Random random(45);
+  for (const ConvolutionShape& shape :
+       {ConvolutionShape{20, 4, 3}, ConvolutionShape{300, 4, 3}, ConvolutionShape{7, 16, 4},
+        ConvolutionShape{33, 2, 63}, ConvolutionShape{5, 1, 9}}) {
+    CAPTURE(shape.dilation);
+    const int64_t length = 215;
+    const Floats x = random.floats(length * shape.channels, -2, 2);
+    const Floats kernel = random.floats(shape.channels * shape.kernel);
+    const Floats want = textbook(shape, x, kernel);
+    const Floats garbage(x.size(), kNaN);
+    for (const std::string& isa : isas()) {
+      CAPTURE(isa);
+      Convolution convolution(isa, 2, shape, kernel);
+      convolution.run(garbage, 0, length, length, {1, 2, 3});
+      const Floats one_by_one = convolution.run(x, 0, length, 1, {1, 2, 3});
+      CHECK(distance(one_by_one, want, 1.0) < 2e-6);
+      for (const int64_t chunk : {int64_t{2}, int64_t{13}, int64_t{64}, int64_t{100}, length}) {
+        CAPTURE(chunk);
+        CHECK(same_bits(convolution.run(x, 0, length, chunk, {1, 2, 3}), one_by_one));
+        const Floats rest = convolution.run(x, 128, length, chunk, {2, 3}, 5);
+        CHECK(same_bits(rest, Floats(one_by_one.begin() + 128 * shape.channels, one_by_one.end())));
+      }
+    }
+  }
+}
+
+TEST_CASE("a weight of several norms gives each row its own, in turn") {
+  Random random(46);
+  constexpr int64_t kStreams = 3, kWidth = 50, kRows = 7;
+  Floats x = random.floats(kRows * kStreams * kWidth), out(x.size());
+  const Floats weight = random.floats(kStreams * kWidth);
+  for (const std::string& isa : isas()) {
+    const auto cpu = backend(isa, Precision::f32);
+    const WeightPtr all = cpu->load(tensor(weight, {kStreams * kWidth}), WeightUse::vector);
+    cpu->rms_norm(rows_of(x, kWidth), *all, 1e-6f, rows_of(out, kWidth));
+    for (int64_t s = 0; s < kStreams; ++s) {
+      const Floats part(weight.begin() + s * kWidth, weight.begin() + (s + 1) * kWidth);
+      const WeightPtr one = cpu->load(tensor(part, {kWidth}), WeightUse::vector);
+      for (int64_t r = 0; r < kRows; ++r) {
+        const auto at = x.begin() + (r * kStreams + s) * kWidth;
+        Floats in(at, at + kWidth), want(static_cast<size_t>(kWidth));
+        cpu->rms_norm(rows_of(in, kWidth), *one, 1e-6f, rows_of(want, kWidth));
+        const auto got = out.begin() + (r * kStreams + s) * kWidth;
+        CHECK(same_bits(Floats(got, got + kWidth), want));
+      }
+    }
+  }
+}
+
+TEST_CASE("rows of a table in shards are found wherever they are") {
+  Random random(47);
+  constexpr int64_t kShards = 4, kShardRows = 6, kWidth = 5;
+  const FileBytes file = random_elements(random, cpu::Format::bf16, kShards * kShardRows * kWidth);
+  const auto cpu = backend("", Precision::bf16);
+  const WeightPtr whole =
+      cpu->load(tensor(file.data(), DType::bf16, {kShards * kShardRows, kWidth}), WeightUse::matrix);
+  std::vector<WeightPtr> shards;
+  for (int64_t s = 0; s < kShards; ++s)
+    shards.push_back(
+        cpu->load(tensor(file.data() + s * kShardRows * kWidth * 2, DType::bf16, {kShardRows, kWidth}),
+                  WeightUse::matrix));
+  std::vector<int64_t> ids;
+  std::vector<int32_t> same_ids;
+  for (int i = 0; i < 3000; ++i) {
+    ids.push_back(random.integer(0, kShards * kShardRows - 1));
+    same_ids.push_back(static_cast<int32_t>(ids.back()));
+  }
+  Floats got(ids.size() * kWidth), want(got.size());
+  cpu->embed(shards, ids, rows_of(got, kWidth));
+  cpu->embed(*whole, same_ids, rows_of(want, kWidth));
+  CHECK(same_bits(got, want));
+}
+
+TEST_CASE("residual streams are mixed, gated and added to as the formulas say") {
+  Random random(48);
+  for (const int64_t streams : {int64_t{2}, int64_t{4}, int64_t{7}}) {
+    constexpr int64_t kRows = 300, kWidth = 33;
+    const int64_t wide = streams * kWidth;
+    const auto cpu = backend("", Precision::f32, 3);
+    Floats x = random.floats(kRows * wide, -4, 4), y = random.floats(kRows * wide, -4, 4);
+    Floats h = random.floats(kRows * kWidth), gate = random.floats(kRows * streams, -8, 8);
+    std::fill_n(y.begin(), wide, 0.0f);  // the gate of 0 is one half
+    Floats mean(h.size()), added = x, gated(x.size()), silu(x.size());
+    cpu->mean_of_streams(rows_of(x, wide), rows_of(mean, kWidth));
+    cpu->add_to_streams(rows_of(h, kWidth), rows_of(gate, streams), rows_of(added, wide));
+    cpu->gate_streams(rows_of(x, wide), rows_of(y, wide), rows_of(h, kWidth), rows_of(gated, wide));
+    cpu->silu(rows_of(x, wide), 0.25f, rows_of(silu, wide));
+    Floats want_mean(mean.size()), want_added(x.size()), want_gated(x.size()), want_silu(x.size());
+    for (int64_t r = 0; r < kRows; ++r) {
+      for (int64_t s = 0; s < streams; ++s) {
+        const auto at = static_cast<size_t>(r * wide + s * kWidth);
+        double product = 0;
+        for (size_t i = 0; i < kWidth; ++i) product += double{x[at + i]} * y[at + i];
+        product /= std::sqrt(double{kWidth});
+        const double root = std::sqrt(std::max(std::abs(product), 1e-6));
+        const double weight = product == 0 ? 0.5 : sigmoid(product > 0 ? root : -root);
+        const double factor =
+            2 * sigmoid(gate[static_cast<size_t>(r * streams + s)] / static_cast<double>(streams));
+        for (size_t i = 0; i < kWidth; ++i) {
+          const size_t one = static_cast<size_t>(r * kWidth) + i;
+          want_mean[one] += static_cast<float>(x[at + i] / static_cast<double>(streams));
+          want_added[at + i] = static_cast<float>(x[at + i] + factor * h[one]);
+          want_gated[at + i] = static_cast<float>(weight * h[one]);
+          want_silu[at + i] = static_cast<float>(x[at + i] * 0.25 * sigmoid(x[at + i] * 0.25));
+        }
+      }
+    }
+    CHECK(distance(mean, want_mean, 1.0) < 1e-6);
+    CHECK(distance(added, want_added, 1.0) < 1e-6);
+    CHECK(distance(gated, want_gated, 1.0) < 1e-6);
+    CHECK(distance(silu, want_silu, 1.0) < 1e-6);
+  }
+}
