@@ -93,7 +93,7 @@ struct qwen_tensors {
     int64_t rows = 0;
   };
   std::vector<Sequence> sequences;
-  int64_t vocab_size = 0, hidden_size = 0;
+  int64_t vocab_size = 0;
 };
 
 namespace qwen::api {

@@ -145,7 +145,6 @@ int32_t qwen_forward(qwen_engine* engine, const int32_t* token_ids, const size_t
     }
     auto handle = std::make_unique<qwen_tensors>();
     handle->vocab_size = vocab_size;
-    handle->hidden_size = loaded.model->config().hidden_size;
     for (const auto& request : requests)
       handle->sequences.push_back({request, static_cast<int64_t>(request->input().prompt.size()) -
                                                 request->input().tensors.first_row});
@@ -176,7 +175,7 @@ int32_t qwen_tensors_get(const qwen_tensors* tensors, size_t sequence, const cha
     const auto& [request, request_rows] = tensors->sequences[sequence];
     int64_t rows = request_rows;
     const std::vector<float>* values = nullptr;
-    int64_t width = tensors->hidden_size;
+    int64_t width = 0;
     const std::string_view wanted = name;
     constexpr std::string_view kHidden = "hidden.";
     if (wanted == "logits") {
@@ -190,8 +189,12 @@ int32_t qwen_tensors_get(const qwen_tensors* tensors, size_t sequence, const cha
       const std::string_view digits = wanted.substr(kHidden.size());
       size_t layer = 0;
       const auto [end, bad] = std::from_chars(digits.data(), digits.data() + digits.size(), layer);
-      if (bad == std::errc() && end == digits.data() + digits.size() && layer < request->hidden_states.size())
+      if (bad == std::errc() && end == digits.data() + digits.size() &&
+          layer < request->hidden_states.size()) {
         values = &request->hidden_states[layer];
+        width =
+            static_cast<int64_t>(values->size()) / rows;  // some models' streams are wider than hidden_size
+      }
     }
     if (!values || values->empty())
       fail(Status::not_found, "there is no tensor ", quote(wanted),

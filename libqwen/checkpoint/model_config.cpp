@@ -26,6 +26,7 @@ struct Family {
   bool transposed_experts = false;
   bool hybrid = false;
   bool grouped_projections = false;
+  bool qwen4_exp = false;
   Nesting nesting = Nesting::none;
   bool multimodal = false;     // of which the text side is run
   bool default_sizes = false;  // Qwen2-Audio leaves out what transformers' Qwen2Config says by default
@@ -72,6 +73,12 @@ constexpr Family qwen3_next() {
   family.grouped_projections = true;
   return family;
 }
+constexpr Family qwen4_exp() {
+  Family family =
+      multimodal(with_experts(hybrid("Qwen4ExpForConditionalGeneration", "qwen4_exp")), Nesting::text_config);
+  family.qwen4_exp = true;
+  return family;
+}
 constexpr Family qwen2_audio() {
   Family family =
       multimodal(qwen2("Qwen2AudioForConditionalGeneration", "qwen2_audio"), Nesting::text_config);
@@ -99,6 +106,7 @@ constexpr std::array kFamilies = {
     multimodal(hybrid("Qwen3_5ForConditionalGeneration", "qwen3_5"), Nesting::text_config),
     multimodal(with_experts(hybrid("Qwen3_5MoeForConditionalGeneration", "qwen3_5_moe")),
                Nesting::text_config),
+    qwen4_exp(),
     multimodal(qwen2("Qwen2VLForConditionalGeneration", "qwen2_vl"), Nesting::none),
     multimodal(qwen2("Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl"), Nesting::none),
     qwen2_audio(),
@@ -183,7 +191,11 @@ void refuse_other_arithmetic(const JsonFields& root, const Family& family) {
     root.reject("attn_output_gate", "false", cat("true or absent for ", family.architecture),
                 Status::unsupported);
   const std::string gate = root.text("output_gate_type").value_or("swish");
-  if (family.hybrid && gate != "swish")
+  if (family.qwen4_exp) {
+    if (gate != "swish" && gate != "silu" && gate != "sigmoid")
+      root.reject("output_gate_type", qwen::quote(gate), "'sigmoid', 'swish', 'silu' or absent",
+                  Status::unsupported);
+  } else if (family.hybrid && gate != "swish")
     root.reject("output_gate_type", qwen::quote(gate), cat("'swish' or absent for ", family.architecture),
                 Status::unsupported);
   if (!family.mixture_of_experts) return;
@@ -248,7 +260,8 @@ std::vector<LayerKind> listed_layer_kinds(const JsonFields& root, const JsonValu
   kinds.reserve(list.Size());
   for (const auto& entry : list.GetArray()) {
     const std::string_view kind = entry.IsString() ? json_text(entry) : std::string_view();
-    if (kind == "full_attention") {
+    // transformers writes Qwen4-Exp's with the other name, which says what they are; the published file does not.
+    if (kind == "full_attention" || (family.qwen4_exp && kind == "indexed_attention")) {
       kinds.push_back(LayerKind::full_attention);
     } else if (kind == other_name) {
       kinds.push_back(other);
@@ -404,6 +417,10 @@ ModelConfig parse_model_config(std::string_view json, std::string_view source) {
     read_sliding_layers(text, family, config);
   }
   read_moe(text, family, config);
+  if (family.qwen4_exp) {
+    config.sigmoid_output_gate = text.text("output_gate_type") == "sigmoid";
+    read_qwen4_exp(text, config);
+  }
   for (const JsonFields* fields : {&text, &root}) {
     auto dtype = fields->text("torch_dtype");
     if (!dtype) dtype = fields->text("dtype");  // the name of the key since transformers 5

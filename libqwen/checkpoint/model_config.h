@@ -11,6 +11,7 @@
 
 #include "checkpoint/gated_delta_shape.h"
 #include "checkpoint/quantization_config.h"
+#include "checkpoint/qwen4_exp_config.h"
 
 namespace qwen {
 
@@ -59,10 +60,16 @@ struct ModelConfig {
   std::vector<LayerKind> layer_kinds;          // [num_hidden_layers]
   std::optional<GatedDeltaShape> gated_delta;  // where a layer is of kind linear_attention
   bool grouped_projections = false;  // Qwen3-Next: in_proj_qkvz and in_proj_ba, interleaved by key head
+  bool sigmoid_output_gate = false;  // of linear attention; false: silu
   std::optional<MoeConfig> moe;
+  std::optional<Qwen4ExpConfig> qwen4_exp;
   std::optional<QuantizationConfig> quantization;  // absent: all weights are BF16, F16 or F32
   std::string torch_dtype;  // as the file says it, informative only: each tensor carries its own
 
+  // Of hidden.0 … hidden.num_hidden_layers: the residual stream, or streams side by side; the last one is the final norm's.
+  int64_t hidden_width(int64_t index) const {
+    return qwen4_exp && index < num_hidden_layers ? qwen4_exp->hc_count * hidden_size : hidden_size;
+  }
   int64_t context_length()
       const;  // longest sequence: max_position_embeddings, stretched by YaRN where it applies
 };

@@ -98,14 +98,18 @@ void allocate_tensors(Request& request, const ModelConfig& config) {
   const int64_t logits = wanted.logits ? rows * config.vocab_size : 0;
   const int64_t mtp_logits = wanted.mtp_logits ? (rows - 1) * config.vocab_size : 0;
   const int64_t states = wanted.hidden_states ? config.num_hidden_layers + 1 : 0;
+  int64_t hidden = 0;  // of a row, in all states
+  for (int64_t i = 0; i < states; ++i) hidden += config.hidden_width(i);
   try {
     request.logits.resize(static_cast<size_t>(logits));
     request.mtp_logits.resize(static_cast<size_t>(mtp_logits));
     request.hidden_states.resize(static_cast<size_t>(states));
-    for (auto& state : request.hidden_states) state.resize(static_cast<size_t>(rows * config.hidden_size));
+    for (int64_t i = 0; i < states; ++i)
+      request.hidden_states[static_cast<size_t>(i)].resize(
+          static_cast<size_t>(rows * config.hidden_width(i)));
   } catch (const std::bad_alloc&) {
     fail(Status::out_of_memory, "the tensors of ", rows, " rows take ",
-         static_cast<int64_t>(sizeof(float)) * (logits + mtp_logits + states * rows * config.hidden_size),
+         static_cast<int64_t>(sizeof(float)) * (logits + mtp_logits + rows * hidden),
          " bytes, which this process cannot have; ask for fewer rows (first_rows)");
   }
 }

@@ -199,7 +199,8 @@ void Scheduler::add_rows(ScheduledStep& step, const Share& share) const {
                       .row_count = static_cast<int32_t>(share.rows),
                       .context_length = static_cast<int32_t>(sequence->computed),
                       .block_tables = {sequence->block_tables.begin(), sequence->block_tables.end()},
-                      .state_slot = sequence->state_slot};
+                      .state_slot = sequence->state_slot,
+                      .tokens = sequence->tokens};
   for (int64_t i = 0; i < share.rows; ++i) {
     const int64_t index = sequence->computed + i;
     const auto position = static_cast<int32_t>(index);

@@ -28,18 +28,22 @@ void Attention::declare(WeightLoader& loader, const ModelConfig& config, std::st
   }
 }
 
+AttentionArgs Attention::args(const ModelConfig& config, const CacheGroupSpec& spec) const {
+  return {.heads = config.num_attention_heads,
+          .kv_heads = config.num_key_value_heads,
+          .head_dim = config.head_dim,
+          .window = spec.window,
+          .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.head_dim))),
+          .group = group,
+          .layer = index_in_group};
+}
+
 void Attention::forward(const Step& step, const ModelConfig& config, const CacheGroupSpec& spec, Rows h,
-                        Rows angles, Rows x) const {
+                        Rows angles, Rows x, bool accumulate, const IndexQueries* index) const {
   const auto& [backend, workspace, batch, caches, capture_hidden] = step;
   const float eps = static_cast<float>(config.rms_norm_eps);
   const int64_t head_dim = config.head_dim;
-  const AttentionArgs args{.heads = config.num_attention_heads,
-                           .kv_heads = config.num_key_value_heads,
-                           .head_dim = head_dim,
-                           .window = spec.window,
-                           .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim))),
-                           .group = group,
-                           .layer = index_in_group};
+  const AttentionArgs args = this->args(config, spec);
 
   const Rows q = workspace.rows(x.rows, args.heads * head_dim);
   const Rows k = workspace.rows(x.rows, args.kv_heads * head_dim);
@@ -64,9 +68,13 @@ void Attention::forward(const Step& step, const ModelConfig& config, const Cache
   CacheStorage& cache = *caches[static_cast<size_t>(group)];
   backend.store_kv(cache, batch, args, k, v);
   const Rows mixed = workspace.rows(x.rows, args.heads * head_dim);
-  backend.attention(cache, batch, args, q, mixed);
+  if (index) {
+    backend.indexed_attention(cache, batch, args, index->args, index->queries, q, mixed);
+  } else {
+    backend.attention(cache, batch, args, q, mixed);
+  }
   if (config.attention_gate) backend.sigmoid_mul(gate, mixed, mixed);
-  backend.linear(mixed, std::array{Projection{.weight = o_proj.get(), .out = x, .accumulate = true}});
+  backend.linear(mixed, std::array{Projection{.weight = o_proj.get(), .out = x, .accumulate = accumulate}});
 }
 
 }  // namespace qwen

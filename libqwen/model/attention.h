@@ -9,6 +9,12 @@ namespace qwen {
 
 class WeightLoader;
 
+// A row's queries to its layer's indexer, whose keys are in the cache: it attends to what they pick.
+struct IndexQueries {
+  IndexerArgs args;
+  Rows queries;  // [rows, indexer heads * head_dim]
+};
+
 struct Attention {
   WeightPtr q_proj, k_proj, v_proj, o_proj;
   WeightPtr q_bias, k_bias, v_bias;  // null where config.attention_bias is false
@@ -18,9 +24,12 @@ struct Attention {
 
   // prefix: "layers.7."
   void declare(WeightLoader& loader, const ModelConfig& config, std::string_view prefix);
-  // x += attention(h). h and x: [rows, hidden]; angles: [rows, rotary_dim], each row's cosines and sines.
+  // The layer's place in its cache group.
+  AttentionArgs args(const ModelConfig& config, const CacheGroupSpec& spec) const;
+  // x += attention(h), or x = attention(h). h and x: [rows, hidden]; angles: [rows, rotary_dim], each row's cosines and sines.
+  // index null: every row attends to all that it sees.
   void forward(const Step& step, const ModelConfig& config, const CacheGroupSpec& spec, Rows h, Rows angles,
-               Rows x) const;
+               Rows x, bool accumulate = true, const IndexQueries* index = nullptr) const;
 };
 
 }  // namespace qwen

@@ -57,7 +57,8 @@ GatedDeltaNet::Inputs GatedDeltaNet::project(const Step& step, const ModelConfig
   return to;
 }
 
-void GatedDeltaNet::forward(const Step& step, const ModelConfig& config, Rows h, Rows x) const {
+void GatedDeltaNet::forward(const Step& step, const ModelConfig& config, Rows h, Rows x,
+                            bool accumulate) const {
   const auto& [backend, workspace, batch, caches, capture_hidden] = step;
   const GatedDeltaArgs args{.shape = *config.gated_delta, .group = group, .layer = index_in_group};
   CacheStorage& cache = *caches[static_cast<size_t>(group)];
@@ -73,8 +74,12 @@ void GatedDeltaNet::forward(const Step& step, const ModelConfig& config, Rows h,
                       mixed);
   const Rows heads = mixed.reshaped(args.shape.value_dim);
   backend.rms_norm(heads, *norm, static_cast<float>(config.rms_norm_eps), heads);
-  backend.silu_mul(in.z, mixed, mixed);
-  backend.linear(mixed, std::array{Projection{.weight = out_proj.get(), .out = x, .accumulate = true}});
+  if (config.sigmoid_output_gate) {
+    backend.sigmoid_mul(in.z, mixed, mixed);
+  } else {
+    backend.silu_mul(in.z, mixed, mixed);
+  }
+  backend.linear(mixed, std::array{Projection{.weight = out_proj.get(), .out = x, .accumulate = accumulate}});
 }
 
 }  // namespace qwen

@@ -12,7 +12,7 @@ class WeightLoader;
 
 //   q, k, v = silu(conv(h Wqkv'));  z, b, a = h Wz', h Wb', h Wa'
 //   o = gated_delta(q, k, v, sigmoid(b), decay(a))                                       backend.h
-//   y = (rms_norm(o) * silu(z)) Wout'                                                    the norm is per value head
+//   y = (rms_norm(o) * silu(z)) Wout'                          the norm is per value head; Qwen4-Exp: sigmoid(z)
 struct GatedDeltaNet {
   // Qwen3.5: [channels, hidden], [values, hidden], [value_heads, hidden] twice.
   WeightPtr qkv_proj, z_proj, b_proj, a_proj;
@@ -27,8 +27,8 @@ struct GatedDeltaNet {
 
   // prefix: "layers.7."
   void declare(WeightLoader& loader, const ModelConfig& config, std::string_view prefix);
-  // x += gated_delta_net(h). h and x: [rows, hidden]
-  void forward(const Step& step, const ModelConfig& config, Rows h, Rows x) const;
+  // x += gated_delta_net(h), or x = gated_delta_net(h). h and x: [rows, hidden]
+  void forward(const Step& step, const ModelConfig& config, Rows h, Rows x, bool accumulate = true) const;
 
  private:
   struct Inputs {

@@ -59,9 +59,10 @@ void MixtureOfExperts::declare(WeightLoader& loader, int64_t hidden, const MoeCo
   shared_expert_gate = loader.matrix(cat(prefix, "shared_expert_gate.weight"), 1, hidden);
 }
 
-void MixtureOfExperts::forward(const Step& step, const MoeConfig& config, Rows h, Rows x) const {
+void MixtureOfExperts::forward(const Step& step, const MoeConfig& config, Rows h, Rows x,
+                               bool accumulate) const {
   const auto& [backend, workspace, batch, caches, capture_hidden] = step;
-  const Rows y = workspace.rows(h.rows, h.width);
+  const Rows y = accumulate ? workspace.rows(h.rows, h.width) : x;
   backend.moe(workspace, h,
               {.router = router.get(),
                .experts = expert_weights_,
@@ -76,7 +77,7 @@ void MixtureOfExperts::forward(const Step& step, const MoeConfig& config, Rows h
     shared_expert.forward(step, h, shared, false);
     backend.add(shared, &gate, y);
   }
-  backend.add(y, nullptr, x);
+  if (accumulate) backend.add(y, nullptr, x);
 }
 
 void MlpBlock::declare(WeightLoader& loader, const ModelConfig& config, bool sparse,

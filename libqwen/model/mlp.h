@@ -31,8 +31,8 @@ struct MixtureOfExperts {
   WeightPtr shared_expert_gate;  // [1, hidden], null: there is no shared expert
 
   void declare(WeightLoader& loader, int64_t hidden, const MoeConfig& config, std::string_view prefix);
-  // x += moe(h)
-  void forward(const Step& step, const MoeConfig& config, Rows h, Rows x) const;
+  // x += moe(h), or x = moe(h)
+  void forward(const Step& step, const MoeConfig& config, Rows h, Rows x, bool accumulate = true) const;
 
  private:
   std::vector<Expert> expert_weights_;  // of `experts`, as the backend takes them

@@ -19,7 +19,7 @@ struct Step {
   const Batch& batch;
   std::span<const std::unique_ptr<CacheStorage>> caches;  // [cache group]
   // When set, called with hidden.i for i = 0 … num_hidden_layers: the embeddings, the output of each layer but the last,
-  // and the output of the final norm. The rows are valid during the call.
+  // and the output of the final norm, each ModelConfig::hidden_width(i) wide. The rows are valid during the call.
   std::function<void(int64_t index, Rows hidden)> capture_hidden;
 };
 

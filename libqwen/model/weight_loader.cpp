@@ -1,5 +1,7 @@
 #include "model/weight_loader.h"
 
+#include <cstring>
+
 #include "base/error.h"
 
 namespace qwen {
@@ -42,6 +44,20 @@ WeightPtr WeightLoader::stacked(std::string_view name, const StackPart& part) {
               WeightUse::matrix);
 }
 
+void WeightLoader::expect_integers(std::string_view name, std::span<const int64_t> values) {
+  const TensorView& tensor = find_shape(cat(prefix_, name), {static_cast<int64_t>(values.size())});
+  if (tensor.dtype != DType::i64)
+    fail(Status::unsupported, tensor.source, ": tensor '", tensor.name, "' is ", dtype_name(tensor.dtype),
+         "; it must be I64");
+  for (size_t i = 0; i < values.size(); ++i) {
+    int64_t stored;
+    std::memcpy(&stored, tensor.data + i * sizeof stored, sizeof stored);
+    if (stored != values[i])
+      fail(Status::invalid_file, tensor.source, ": element ", i, " of tensor '", tensor.name, "' is ", stored,
+           "; config.json implies ", values[i]);
+  }
+}
+
 bool WeightLoader::has(std::string_view name) const {
   return source_.find(cat(prefix_, name)) != nullptr;
 }
@@ -78,7 +94,7 @@ std::string WeightLoader::missing_hint(const std::string& name) const {
   return cat(" (there is ", quote(packed), ", but config.json has no quantization_config for it)");
 }
 
-const TensorView& WeightLoader::find(const std::string& name, const std::vector<int64_t>& shape) const {
+const TensorView& WeightLoader::find_shape(const std::string& name, const std::vector<int64_t>& shape) const {
   const TensorView* tensor = source_.find(name);
   if (!tensor)
     fail(Status::invalid_file, source_.description(), ": tensor '", name,
@@ -86,6 +102,11 @@ const TensorView& WeightLoader::find(const std::string& name, const std::vector<
   if (tensor->shape != shape)
     fail(Status::invalid_file, tensor->source, ": tensor '", name, "' has shape ", shape_text(tensor->shape),
          "; config.json implies ", shape_text(shape));
+  return *tensor;
+}
+
+const TensorView& WeightLoader::find(const std::string& name, const std::vector<int64_t>& shape) const {
+  const TensorView* tensor = &find_shape(name, shape);
   if (tensor->dtype != DType::f32 && tensor->dtype != DType::f16 && tensor->dtype != DType::bf16)
     fail(Status::unsupported, tensor->source, ": tensor '", name, "' is ", dtype_name(tensor->dtype),
          "; supported are F32, F16 and BF16, and F8_E4M3 where quantization_config says 'fp8'");

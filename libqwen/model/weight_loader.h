@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -38,6 +39,8 @@ class WeightLoader {
   };
   WeightPtr stacked(std::string_view name, const StackPart& part);
   bool has(std::string_view name) const;
+  // A list of integers (I64) that the configuration implies as a whole: what the file holds must be equal to it.
+  void expect_integers(std::string_view name, std::span<const int64_t> values);
   // While one lives, names are of a part that stands beside the decoder: "mtp.".
   class Beside {
    public:
@@ -65,6 +68,7 @@ class WeightLoader {
 
  private:
   WeightPtr load_matrix(const std::string& name, int64_t out, int64_t in);
+  const TensorView& find_shape(const std::string& name, const std::vector<int64_t>& shape) const;
   const TensorView& find(const std::string& name, const std::vector<int64_t>& shape) const;
   WeightPtr load(const std::string& name, std::vector<int64_t> shape, WeightUse use);
   WeightPtr load(const TensorView& tensor, WeightUse use);

@@ -85,7 +85,7 @@ TEST_CASE("eos ids come from generation_config.json, else from config.json") {
 }
 
 // The reference checkpoints live outside the repository (QWEN_SHARED, or shared/ beside or in the checkout).
-TEST_CASE("every reference checkpoint opens but the one that is refused by name") {
+TEST_CASE("every reference checkpoint opens") {
   const char* given = std::getenv("QWEN_SHARED");
   fs::path reference;
   for (const fs::path& root : {fs::path(given ? given : ""), fs::path("shared"), fs::path("../shared")})
@@ -95,16 +95,14 @@ TEST_CASE("every reference checkpoint opens but the one that is refused by name"
     MESSAGE("skipped: no reference folder (set QWEN_SHARED)");
     return;
   }
-  size_t opened = 0, refused = 0;
+  size_t opened = 0;
   for (const auto& entry : fs::directory_iterator(reference)) {
     if (!fs::exists(entry.path() / "config.json")) continue;
     const std::string name = entry.path().filename().string();
     CAPTURE(name);
-    const bool expected = name != "qwen4_exp";
     try {
       for (const LoadMode mode : {LoadMode::mmap, LoadMode::read}) {
         const Checkpoint checkpoint = open_checkpoint(entry.path(), mode);
-        CHECK(expected);
         CHECK(!checkpoint.tensors->names().empty());
         CHECK(!checkpoint.generation.eos_token_ids.empty());
         const TensorView* embedding = nullptr;
@@ -119,16 +117,13 @@ TEST_CASE("every reference checkpoint opens but the one that is refused by name"
       }
       ++opened;
     } catch (const Error& error) {
-      CAPTURE(error.message());
-      CHECK(!expected);
-      CHECK(error.status() == Status::unsupported);
-      ++refused;
+      FAIL_CHECK(error.message());
     }
-    // The tensors of the other families are sound files all the same.
+    // What stands beside the weights are sound files too.
     for (const auto& file : fs::directory_iterator(entry.path()))
       if (file.path().extension() == ".safetensors")
         CHECK_NOTHROW(open_safetensors(file.path(), LoadMode::mmap));
   }
-  MESSAGE(opened, " opened, ", refused, " refused by name");
+  MESSAGE(opened, " opened");
   CHECK(opened > 0);
 }

@@ -212,7 +212,8 @@ TEST_CASE("a request's tokens and log-probabilities are the same bits whatever e
   std::vector<Setting> settings;
   for (const cpu::Isa level : cpu::available_isas())
     for (const char* dtype : {"f32", "bf16"})
-      for (const char* checkpoint : {"qwen2_sliding", "qwen3_yarn", "qwen2_moe", "qwen3_5", "qwen3_next"})
+      for (const char* checkpoint :
+           {"qwen2_sliding", "qwen3_yarn", "qwen2_moe", "qwen3_5", "qwen3_next", "qwen4_exp"})
         settings.push_back({checkpoint, dtype, std::string(cpu::isa_name(level))});
   uint64_t seed = seconds > 0 ? std::random_device()() : 20261121;
   Coverage coverage;
