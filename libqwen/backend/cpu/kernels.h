@@ -48,6 +48,7 @@ struct LinearTask {
   float* out = nullptr;         // [rows, outputs]
   int64_t out_stride = 0;
   bool accumulate = false;
+  bool from_memory = false;  // the weights are not in a cache: a hint
   bool resume = false;
   bool suspend = false;
   float* partial = nullptr;  // [rows, outputs, kMaxLanes], 64-byte aligned; used by slices only
