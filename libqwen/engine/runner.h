@@ -23,6 +23,9 @@ class Runner {
   std::span<float> forward(const ScheduledStep& step);
 
  private:
+  void store_hidden_states(const ScheduledStep& step, int64_t index, Rows rows);
+  void store_last_hidden(const ScheduledStep& step, Rows rows);
+
   std::shared_ptr<const Model> model_;
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Workspace> workspace_;
