@@ -19,6 +19,7 @@ class Run {
 
   ~Run() {
     for (const auto& [index, request] : in_flight_) request->cancel();
+    if (ready_) ready_->cancel();  // the engine may have taken it, but there was no memory to remember that
   }
 
   void run() {
@@ -30,7 +31,7 @@ class Run {
       if (event) take(*event);
       const double fraction = static_cast<double>(done_) / static_cast<double>(stream_.count);
       if (stream_.go_on && !stream_.go_on(fraction)) fail(Status::cancelled, "the call was cancelled");
-      if (time_left() <= 0) fail_late();
+      if (done_ < stream_.count && time_left() <= 0) fail_late();
     }
   }
 

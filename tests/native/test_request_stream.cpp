@@ -61,6 +61,36 @@ TEST_CASE("many requests pass a queue that holds few, a few steps' worth at a ti
   CHECK(narrow.stats().finished == 400);
 }
 
+TEST_CASE("the last row is the one that all hidden states end with, in one step with them and in chunks") {
+  const auto loaded = open_test_model();
+  for (const int64_t chunk : {512, 64, 7}) {
+    Engine engine(loaded, options({{"max_batch_tokens", chunk}}));
+    const auto queue = std::make_shared<EventQueue>();
+    std::vector<std::shared_ptr<Request>> requests;
+    for (size_t i = 0; i < 12; ++i) {
+      RequestInput input = pooled(i / 2, 3 + 20 * static_cast<int64_t>(i / 2));
+      if (i % 2 == 0)
+        input.tensors = {.hidden_states = true, .logits_of = {5, 3}};
+      else
+        input.tensors.logits = true, input.tensors.logits_of = {5, 3};
+      if (i % 4 == 0) input.tensors.logits = true, input.tensors.logits_of.clear();
+      input.queue = queue;
+      requests.push_back(engine.make_request(std::move(input)));
+      engine.submit(requests.back());
+    }
+    engine.drain(-1);
+    for (size_t i = 0; i < 12; i += 2) {
+      const auto& all = requests[i]->hidden_states.back();
+      CHECK(requests[i + 1]->last_hidden == std::vector<float>(all.end() - 64, all.end()));
+      CHECK(requests[i]->last_hidden.empty());
+      REQUIRE(requests[i + 1]->logits.size() == 2);
+      if (i % 4 != 0) continue;
+      const auto row = requests[i]->logits.end() - 512;
+      CHECK(requests[i + 1]->logits == std::vector<float>{row[5], row[3]});
+    }
+  }
+}
+
 TEST_CASE("a full queue of other callers is an error at the start, and waited for later") {
   const auto loaded = open_test_model();
   std::atomic<bool> hold = true;

@@ -471,3 +471,50 @@ def test_a_full_queue_is_said_at_once(slow_model: Path) -> None:
             wait(computation, lambda: computation.embed(0))
         for stream in streams:
             stream.close()
+
+
+# ------------------------------------------------------------------------------------------------------- the command line
+
+
+def command_line(child: dict[str, Any], *words: str | Path, given: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "qwen_ffi", *map(str, words)]
+    return subprocess.run(command, **child, input=given, capture_output=True, text=True, timeout=60)
+
+
+def test_the_commands_print_what_the_classes_give(
+    embedding_model: Path, embedder: Embedder, reranking_model: Path, reranker: Reranker, child: dict[str, Any]
+) -> None:
+    found = command_line(child, "embed", embedding_model, *TEXTS, "--dimensions", "32", "--json")
+    assert found.stderr == ""
+    np.testing.assert_array_equal(np.float32(json.loads(found.stdout)), embedder.embed(TEXTS, dimensions=32))
+    lines = command_line(child, "embed", embedding_model, "-", "--query", given="a\nb\n").stdout.splitlines()
+    assert np.float32([line.split() for line in lines]).tolist() == embedder.embed_queries(["a", "b"]).tolist()
+
+    scores = reranker.score(QUERY, DOCUMENTS).tolist()
+    ranked = sorted(range(5), key=lambda index: -scores[index])
+    found = command_line(child, "rerank", reranking_model, QUERY, *DOCUMENTS, "--json")
+    assert found.stderr == ""
+    assert json.loads(found.stdout) == [
+        {"score": scores[index], "index": index, "document": DOCUMENTS[index]} for index in ranked
+    ]
+    found = command_line(child, "rerank", reranking_model, QUERY, "-", given="\n".join(DOCUMENTS))
+    assert found.stdout.splitlines() == [f"{scores[index]:.4f}  {DOCUMENTS[index]}" for index in ranked]
+    found = command_line(child, "rerank", reranking_model, QUERY, "-", given="a\n\nb\n")
+    assert (found.returncode, found.stdout, found.stderr) == (1, "", "qwen-ffi: input 1 is empty\n")
+
+
+def test_special_tokens_in_a_text_are_words_unless_asked_for(embedder: Embedder) -> None:
+    end, stop = (embedder.tokenizer.token_id(token) for token in ("<|endoftext|>", "<|im_end|>"))
+    assert embedder.encode("a<|im_end|>", special=True)[-2:] == [stop, end]
+    assert stop not in embedder.encode("a<|im_end|>")
+    plain, parsed = embedder.embed(["a<|im_end|>"]), embedder.embed(["a<|im_end|>"], special=True)
+    assert not np.array_equal(plain, parsed)
+
+
+def test_many_tasks_at_once(embedder: Embedder) -> None:
+    async def work() -> None:
+        texts = [f"Text {number}" for number in range(300)]
+        found = await asyncio.gather(*(embedder.aembed([text]) for text in texts))
+        np.testing.assert_array_equal(np.concatenate(found), embedder.embed(texts))
+
+    run(work())
