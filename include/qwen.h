@@ -129,7 +129,8 @@ enum { QWEN_SCOPE_ENGINE = 1, QWEN_SCOPE_REQUEST = 2 };
 typedef struct qwen_options qwen_options;
 typedef void (*qwen_callback_fn)(void);   /* any function; the key says which type it really has */
 typedef void (*qwen_destroy_fn)(void *user);
-/* Key "progress": loading is `fraction` done, 0…1. Return 0 to go on, anything else cancels (QWEN_ERR_CANCELLED). */
+/* Key "progress": loading is `fraction` done, 0…1. Return 0 to go on, anything else cancels (QWEN_ERR_CANCELLED). The same
+ * of qwen_embed and qwen_rerank. */
 typedef int32_t (*qwen_progress_fn)(double fraction, void *user);
 
 /* One step of an engine: a forward pass over rows of many requests. */
@@ -543,7 +544,7 @@ enum {
                            * ordinary text: what somebody wrote into a document cannot end the document */
 };
 
-/* flags: QWEN_INPUTS_… or-ed. */
+/* flags: QWEN_INPUTS_… or-ed. A list serves any number of calls; const, any number of threads at once. */
 QWEN_API int32_t qwen_inputs_new(uint32_t flags, qwen_inputs **inputs, qwen_error **error);
 QWEN_API void qwen_inputs_free(qwen_inputs *inputs);
 /* Appends a text. Empty, or invalid UTF-8: QWEN_ERR_INVALID_ARGUMENT, which names the input by its place, from 0. */

@@ -34,6 +34,8 @@ class Inputs:
             if isinstance(item, str | bytes):
                 text = utf8(item)
                 status = loaded.lib.qwen_inputs_add_text(self.pointer, text, len(text), self._error)
+            elif not hasattr(item, "__len__"):
+                raise TypeError(f"input {number} must be a str or a list of token ids, not {type(item).__name__}")
             else:
                 ids = int32_array(f"input {number}", item)
                 status = loaded.lib.qwen_inputs_add_tokens(self.pointer, ids, len(ids), self._error)

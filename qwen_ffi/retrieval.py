@@ -117,8 +117,8 @@ class Embedder(_Opened):
     Any number of inputs; they go through the engine a few at a time, together with those of other threads, and the vector of
     one does not depend on the others, to the bit. `priority` under 0 lets everybody else's requests pass; `timeout_ms` is for
     the whole call; `progress` is called with 0...1 after every input, and cancels by returning False (QwenCancelledError) or
-    raising. The twins that begin with `a` are for asyncio: cancelling the task cancels the work. There `progress` is called on
-    a helper thread.
+    raising. The twins that begin with `a` are for asyncio: cancelling the task cancels the work. Each call of them is a helper
+    thread, where `progress` is called too: give one call a long list rather than making many calls.
 
     Raises QwenValueError for an empty list, and naming the input by its place for an empty text or one with more tokens than
     the context; TypeError for a single str.

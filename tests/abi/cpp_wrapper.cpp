@@ -400,6 +400,7 @@ void test_retrieval(qwen::Engine& engine) {
   size_t tokens = 0;
   for (size_t i = 0; i < texts.size(); ++i) tokens += documents.encode(engine.model(), i).size();
   CHECK(embedded.stats().prompt_tokens == static_cast<int64_t>(tokens));
+  CHECK(engine.forward({{1, 2, 3}, {4}}).stats().prompt_tokens == 4);
   CHECK(qwen::Inputs(texts, QWEN_INPUTS_SPECIAL).encode(engine.model(), 2).size() <
         documents.encode(engine.model(), 2).size());
   qwen::Inputs same;

@@ -255,7 +255,7 @@ def test_words_of_several_tokens_are_told_apart_by_their_first(demo_model: Path)
         (lambda e: e.embed([]), QwenValueError, "there are no inputs"),
         (lambda e: e.embed("one text"), TypeError, "texts must be a list, not str"),
         (lambda e: e.embed(7), TypeError, "texts must be a list, not int"),
-        (lambda e: e.embed(["a", 7]), TypeError, "input 1"),
+        (lambda e: e.embed(["a", 7]), TypeError, "input 1 must be a str or a list of token ids, not int"),
         (lambda e: e.embed(["a", [1, "b"]]), TypeError, "input 1"),
         (lambda e: e.embed(["a", ""]), QwenValueError, "input 1 is empty"),
         (lambda e: e.embed(["a", b"\xff"]), QwenValueError, "input 1 is not valid UTF-8 at byte 0"),
