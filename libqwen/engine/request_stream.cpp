@@ -18,7 +18,7 @@ class Run {
       : stay_(engine), engine_(engine), stream_(stream), begin_(Clock::now()) {}
 
   ~Run() {
-    for (const auto& [index, request] : in_flight_) request->cancel();
+    for (const auto& [index, flight] : in_flight_) flight.request->cancel();
     if (ready_) ready_->cancel();  // the engine may have taken it, but there was no memory to remember that
   }
 
@@ -45,14 +45,15 @@ class Run {
         if (error.status() != Status::busy || next_ == 0) throw;  // nothing begun yet: the host may try later
         return;
       }
-      tokens_in_flight_ += size(*ready_);
-      in_flight_.emplace(next_, std::move(ready_));
+      const int64_t rows = std::max<int64_t>(1, size(*ready_) - cached_);
+      in_flight_.emplace(next_, Flight{ready_, rows});
+      rows_in_flight_ += rows;
       ready_ = nullptr;
     }
   }
 
   bool has_room() const {
-    return tokens_in_flight_ < 2 * engine_.max_batch_tokens() &&
+    return rows_in_flight_ < 2 * engine_.max_batch_tokens() &&
            static_cast<int64_t>(in_flight_.size()) < 2 * engine_.max_running();
   }
 
@@ -70,8 +71,9 @@ class Run {
 
   void take(const Event& event) {
     const size_t index = event.request->input().tag;
-    const auto request = in_flight_.extract(index);
-    tokens_in_flight_ -= size(*event.request);
+    const auto flight = in_flight_.extract(index);
+    rows_in_flight_ -= flight.mapped().rows;
+    cached_ = event.request->outcome().stats.cached_tokens;
     if (event.status == Status::timeout) fail_late();
     if (event.status == Status::closed) throw Error(event.status, event.message);
     if (event.status != Status::ok) throw_of(index, event.status, event.message);
@@ -95,15 +97,21 @@ class Run {
   }
   static int64_t size(const Request& request) { return static_cast<int64_t>(request.input().prompt.size()); }
 
+  struct Flight {
+    std::shared_ptr<Request> request;
+    int64_t rows;  // that it will take, as far as one can tell
+  };
+
   const Engine::Stay stay_;
   Engine& engine_;
   const RequestStream& stream_;
   const Clock::time_point begin_;
   const std::shared_ptr<EventQueue> queue_ = std::make_shared<EventQueue>();
-  std::map<size_t, std::shared_ptr<Request>> in_flight_;  // by index
-  std::shared_ptr<Request> ready_;                        // made, but the engine has no room for it yet
+  std::map<size_t, Flight> in_flight_;  // by index
+  std::shared_ptr<Request> ready_;      // made, but the engine has no room for it yet
   size_t next_ = 0, done_ = 0;
-  int64_t tokens_in_flight_ = 0;
+  int64_t rows_in_flight_ = 0;
+  int64_t cached_ = 0;  // tokens of the last one that came back: the next ones are likely to begin as it did
 };
 
 }  // namespace
