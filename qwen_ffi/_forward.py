@@ -74,7 +74,12 @@ def token_arrays(token_lists: Sequence[Sequence[int]]) -> list[array[int]]:
 
 
 def forward(
-    engine: Engine, token_lists: Sequence[array[int]], first_rows: Sequence[int], logits: bool, hidden_states: bool
+    engine: Engine,
+    token_lists: Sequence[array[int]],
+    first_rows: Sequence[int],
+    logits: bool = False,
+    hidden_states: bool = False,
+    mtp_logits: bool = False,
 ) -> Tensors:
     """One pass over several token lists, each a sequence of its own from position 0; rows from first_rows[i] on are kept.
 
@@ -87,7 +92,11 @@ def forward(
     for row in token_lists:
         laid_out += row
     ids = ffi.from_buffer("int32_t[]", laid_out)
-    outputs = lib.QWEN_OUTPUT_LOGITS * logits | lib.QWEN_OUTPUT_HIDDEN_STATES * hidden_states
+    outputs = (
+        lib.QWEN_OUTPUT_LOGITS * logits
+        | lib.QWEN_OUTPUT_HIDDEN_STATES * hidden_states
+        | lib.QWEN_OUTPUT_MTP_LOGITS * mtp_logits
+    )
 
     def work() -> Any:
         box, error = ffi.new("qwen_tensors **"), ffi.new("qwen_error **")

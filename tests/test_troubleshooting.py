@@ -109,7 +109,7 @@ MESSAGES: dict[str, list[Callable[[Path], object]]] = {
         opened(without_a_shard),
     ],
     "Unsupported checkpoints": [
-        opened(lambda f: change(f, architectures=["Qwen3NextForCausalLM"], model_type="qwen3_next")),
+        opened(lambda f: change(f, architectures=["Qwen4ExpForConditionalGeneration"], model_type="qwen4_exp")),
         opened(lambda f: change(f, quantization_config={"quant_method": "bitsandbytes"})),
         opened(lambda f: (f / WEIGHTS).rename(f / "model.gguf")),
         opened(lambda f: None, device="cuda"),

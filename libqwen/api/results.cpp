@@ -16,18 +16,24 @@ const ChoiceOutcome& choice_of(const qwen_result* result, size_t index) {
   return choices[index];
 }
 
-// Empty: there is no tensor of that name.
-std::span<const float> forward_tensor(const qwen_tensors& tensors, size_t sequence, std::string_view name) {
-  const Request& request = *tensors.sequences[sequence].request;
+// A tensor of qwen_forward; without values: there is none of that name.
+struct ForwardTensor {
+  std::span<const float> values;
+  int64_t rows = 0, width = 0;
+};
+
+ForwardTensor forward_tensor(const qwen_tensors& tensors, size_t sequence, std::string_view name) {
+  const auto& [request, rows] = tensors.sequences[sequence];
   constexpr std::string_view kHidden = "hidden.";
-  if (name == "logits") return request.logits;
+  if (name == "logits") return {request->logits, rows, tensors.vocab_size};
+  if (name == "mtp_logits") return {request->mtp_logits, rows - 1, tensors.vocab_size};
   if (!name.starts_with(kHidden)) return {};
   const std::string_view digits = name.substr(kHidden.size());
   size_t layer = 0;
   const auto [end, bad] = std::from_chars(digits.data(), digits.data() + digits.size(), layer);
-  if (bad != std::errc() || end != digits.data() + digits.size() || layer >= request.hidden_states.size())
+  if (bad != std::errc() || end != digits.data() + digits.size() || layer >= request->hidden_states.size())
     return {};
-  return request.hidden_states[layer];
+  return {request->hidden_states[layer], rows, tensors.hidden_size};
 }
 
 }  // namespace
@@ -125,7 +131,7 @@ int32_t qwen_forward(qwen_engine* engine, const int32_t* token_ids, const size_t
     api::require(engine, "engine");
     api::require(tensors, "tensors");
     engine->owner.check("engine");
-    constexpr uint32_t kAll = QWEN_OUTPUT_LOGITS | QWEN_OUTPUT_HIDDEN_STATES;
+    constexpr uint32_t kAll = QWEN_OUTPUT_LOGITS | QWEN_OUTPUT_HIDDEN_STATES | QWEN_OUTPUT_MTP_LOGITS;
     if (outputs == 0 || (outputs & ~kAll) != 0)
       fail(Status::invalid_argument, "outputs is ", outputs, "; it must be QWEN_OUTPUT_… values or-ed");
     if (sequences == 0) fail(Status::invalid_argument, "sequences is 0; it must be at least 1");
@@ -154,6 +160,7 @@ int32_t qwen_forward(qwen_engine* engine, const int32_t* token_ids, const size_t
       input.queue = queue;
       input.tensors = {.logits = (outputs & QWEN_OUTPUT_LOGITS) != 0,
                        .hidden_states = (outputs & QWEN_OUTPUT_HIDDEN_STATES) != 0,
+                       .mtp_logits = (outputs & QWEN_OUTPUT_MTP_LOGITS) != 0,
                        .first_row = static_cast<int64_t>(first_row)};
       requests.push_back(engine->engine.make_request(std::move(input)));
     }
@@ -194,13 +201,14 @@ int32_t qwen_tensors_get(const qwen_tensors* tensors, size_t sequence, const cha
     std::span<const float> values;
     std::vector<int64_t> shape = tensors->shape;
     if (forward) {
-      values = forward_tensor(*tensors, sequence, name);
-      shape = {tensors->sequences[sequence].rows,
-               name == std::string_view("logits") ? tensors->vocab_size : tensors->hidden_size};
+      const ForwardTensor found = forward_tensor(*tensors, sequence, name);
       const size_t states = tensors->sequences[sequence].request->hidden_states.size();
-      if (values.empty())
-        fail(Status::not_found, "there is no tensor ", quote(name), "; 'logits' and 'hidden.0' … 'hidden.",
-             states == 0 ? 0 : states - 1, "' exist where they were asked for");
+      if (found.values.empty())
+        fail(Status::not_found, "there is no tensor ", quote(name),
+             "; 'logits', 'mtp_logits' and 'hidden.0' … 'hidden.", states == 0 ? 0 : states - 1,
+             "' exist where they were asked for");
+      values = found.values;
+      shape = {found.rows, found.width};
     } else {
       if (name != tensors->name)
         fail(Status::not_found, "there is no tensor ", quote(name), "; there is ", quote(tensors->name));

@@ -9,12 +9,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "backend/batch.h"
+#include "checkpoint/gated_delta_shape.h"
 #include "checkpoint/quantized_tensor.h"
 #include "checkpoint/tensor.h"
 
@@ -45,8 +47,11 @@ class Weight {
 using WeightPtr = std::shared_ptr<const Weight>;
 
 enum class WeightUse : uint8_t {
-  matrix,  // [out, in]: linear, and embedding tables
-  vector,  // [n]: norm weights and biases
+  matrix,             // [out, in]: linear, and embedding tables
+  transposed_matrix,  // [in, out] of the same
+  vector,             // [n]: norm weights and biases
+  vector_minus_one,   // [n]: a norm's weights, of which the file holds w - 1
+  convolution,        // [channels, 1, kernel], depthwise
 };
 
 // One output of linear(): out = x * weight^T (+ bias), or out += x * weight^T (+ bias).
@@ -64,15 +69,19 @@ struct RopeTable {
   float scale = 1;            // YaRN's attention factor, multiplies cos and sin
 };
 
-// A set of layers whose sequences share one block table.
+// A set of layers whose sequences share one block table: of keys and values, or of recurrent states.
 struct CacheGroupSpec {
   int64_t layers = 0;
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
   int64_t window = 0;  // positions a row sees, its own included; 0: all
+  std::optional<GatedDeltaShape> gated_delta = std::nullopt;  // recurrent states instead of keys and values
+
+  bool recurrent() const { return gated_delta.has_value(); }
 };
 
-// The memory behind one cache group: `blocks` blocks of kCacheBlock positions for each layer of the group.
+// The memory behind one cache group: `blocks` blocks for each layer of the group, of kCacheBlock positions' keys and values;
+// or of one recurrent state each, with as many slots for the rows of a current chunk.
 class CacheStorage {
  public:
   virtual ~CacheStorage() = default;
@@ -101,6 +110,28 @@ struct MoeArgs {
   int64_t inner = 0;
   int64_t top_k = 0;
   bool normalise = false;
+};
+
+struct GatedDeltaArgs {
+  GatedDeltaShape shape;
+  int64_t group = 0;  // index into SequenceRows::block_tables
+  int64_t layer = 0;  // index inside the group
+};
+
+// What gated_delta() reads, all of it after the convolution.
+struct GatedDeltaInput {
+  Rows qkv;               // [rows, channels]: q and k of all key heads, v of all value heads
+  Rows beta;              // [rows, value_heads] before the sigmoid: how much of a value is written
+  Rows decay;             // [rows, value_heads] before dt_bias and softplus
+  const Weight& a_log;    // [value_heads]
+  const Weight& dt_bias;  // [value_heads]
+};
+
+// A part of each group of columns: see Backend::split().
+struct SplitPart {
+  int64_t width;  // columns of a group
+  Rows out;       // group g's go to columns [column + g * width, column + (g + 1) * width)
+  int64_t column = 0;
 };
 
 // How often which kernel ran since creation, e.g. {"linear.bf16.avx512", 4711}: shows what dispatch chose.
@@ -137,7 +168,7 @@ class Backend {
   // A quantised matrix; also invalid_file, where its data would lead outside it (g_idx).
   virtual WeightPtr load(const QuantizedTensor& tensor) = 0;
   virtual std::unique_ptr<Workspace> create_workspace() = 0;
-  // Bytes one block takes in all layers of the group, and the storage for `blocks` of them.
+  // Bytes one block (and one slot) takes in all layers of the group, and the storage for `blocks` of them.
   virtual size_t cache_block_bytes(const CacheGroupSpec& spec) const = 0;
   virtual std::unique_ptr<CacheStorage> create_cache(const CacheGroupSpec& spec, int64_t blocks) = 0;
 
@@ -160,6 +191,20 @@ class Backend {
                          Rows out) = 0;
   // out = silu(gate) * up; out may be gate or up.
   virtual void silu_mul(Rows gate, Rows up, Rows out) = 0;
+  // out = sigmoid(gate) * x; out may be gate or x.
+  virtual void sigmoid_mul(Rows gate, Rows x, Rows out) = 0;
+  // x [rows, groups * (the parts' widths together)]: every group's columns, shared out to the parts in their order.
+  virtual void split(Rows x, int64_t groups, std::span<const SplitPart> parts) = 0;
+  // out[t] = silu(sum over j of weight[j] * x[t - kernel + 1 + j]), per channel of the sequence's rows; rows of earlier steps
+  // come from the cache. x and out [rows, channels], not the same.
+  virtual void convolution(CacheStorage& cache, const Batch& batch, const GatedDeltaArgs& args, Rows x,
+                           const Weight& weight, Rows out) = 0;
+  // The gated delta rule (https://arxiv.org/abs/2412.06464), per value head:
+  //   g = exp(-exp(a_log) * softplus(decay + dt_bias)),  b = sigmoid(beta),  q and k divided by their lengths, q by sqrt(key_dim)
+  //   S = g S + k (b (v - (g S)' k))';   out = S' q                                        S: [key_dim, value_dim]
+  // out [rows, value_heads * value_dim]. In every step, after convolution() of the same layer.
+  virtual void gated_delta(CacheStorage& cache, const Batch& batch, const GatedDeltaArgs& args,
+                           const GatedDeltaInput& input, Rows out) = 0;
   // out[r] = sum of p_e * expert_e(x[r]) over the top_k likeliest experts e of row r, in the order of their index, with
   // p = softmax(router(x[r])); of equally likely ones the first. normalise: the chosen p are divided by their sum.
   virtual void moe(Workspace& workspace, Rows x, const MoeArgs& args, Rows out) = 0;

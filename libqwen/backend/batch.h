@@ -13,6 +13,10 @@ namespace qwen {
 // Attention walks the cache in these blocks from position 0, whatever the batch looks like.
 inline constexpr int64_t kCacheBlock = 32;
 
+// The recurrent state of linear attention advances in chunks of so many positions, and only there. Every row is evaluated from
+// the state at its chunk's beginning and the chunk's rows before it, whether it came with a prompt or was generated.
+inline constexpr int64_t kStateChunk = 64;
+
 // One sequence's rows in the step. The rows' keys and values are stored before attention reads them.
 struct SequenceRows {
   int32_t first_row = 0;
@@ -21,9 +25,12 @@ struct SequenceRows {
       0;  // positions in the cache before this step; row i is position context_length + i
   // Per cache group: block ids, entry b holds positions [b * kCacheBlock, (b + 1) * kCacheBlock). Blocks that have
   // left a sliding window may be -1; they are never read.
+  // In a group of recurrent states entry c is the state at position c * kStateChunk, before that position's token; entry 0
+  // is -1, for the state is zero there. Of the states that the step passes, those with a block are kept; the last one has.
   std::vector<std::span<const int32_t>> block_tables;
-  int32_t state_slot = -1;  // recurrent state (linear attention), -1: the model has none
-  int32_t rope_delta = 0;   // M-RoPE: offset of text positions after an image
+  int32_t state_slot =
+      -1;  // where the rows of the sequence's current chunk are, -1: the model has no such groups
+  int32_t rope_delta = 0;  // M-RoPE: offset of text positions after an image
 };
 
 struct Batch {

@@ -29,9 +29,8 @@ constexpr OptionRow kTable[] = {
     {"context_length", kI64, kEngine, true, 0, 1 << 24, "0", "", "tokens",
      "Longest prompt + answer of a request; 0: what the model allows."},
     {"kv_cache_bytes", kI64, kEngine, true, 0, kMaxInt, "0", "", "bytes",
-     "Memory for keys and values; 0: room for one full context or four times 4,096 tokens, whichever is "
-     "more, within half of the "
-     "free memory."},
+     "Memory for keys and values, and for a hybrid's states (up to half of it); 0: room for one full context "
+     "or four times 4,096 tokens, whichever is more, and for 32 states, within half of the free memory."},
     {"max_batch_tokens", kI64, kEngine, true, 1, 65536, "512", "", "tokens",
      "Most tokens computed in one step; a longer prompt is computed in chunks."},
     {"max_running", kI64, kEngine, true, 1, 4096, "64", "", "requests",
@@ -41,6 +40,8 @@ constexpr OptionRow kTable[] = {
     {"prefix_cache", kI64, kEngine, true, 0, 1, "1", "", "",
      "1: keys and values of earlier prompts are kept while there is room, and used again where a prompt "
      "begins alike."},
+    {"mtp", kI64, kEngine, true, 0, 1, "0", "", "",
+     "1: load the checkpoint's multi-token-prediction head too, for its logits."},
     {"tokenizer", kStr, kEngine, false, 0, 0, "", "", "",
      "A tokenizer.json or its folder, with its chat template, instead of the model folder's."},
     {"progress", OptionType::callback, kEngine, false, 0, 0, "", "", "",

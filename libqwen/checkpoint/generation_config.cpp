@@ -36,7 +36,12 @@ GenerationConfig parse_generation_config(std::string_view json, std::string_view
 
 std::vector<int32_t> parse_eos_token_ids(std::string_view json, std::string_view source) {
   const JsonDocument document = parse_json(json, source);
-  return JsonFields(document, source).token_ids("eos_token_id");
+  const JsonFields root(document, source);
+  auto ids = root.token_ids("eos_token_id");
+  if (!ids.empty()) return ids;
+  // Multimodal models keep what belongs to the text model apart.
+  const JsonValue* text = root.find("text_config");
+  return text ? JsonFields(*text, source, "text_config.").token_ids("eos_token_id") : ids;
 }
 
 }  // namespace qwen

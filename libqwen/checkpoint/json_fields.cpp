@@ -63,6 +63,10 @@ int64_t JsonFields::checked_integer(std::string_view key, const JsonValue& value
   reject(key, json_value_text(value), cat("an integer from ", low, " to ", high));
 }
 
+bool JsonFields::has(std::string_view key) const {
+  return object_.FindMember(JsonValue(rapidjson::StringRef(key.data(), key.size()))) != object_.MemberEnd();
+}
+
 std::optional<int64_t> JsonFields::integer(std::string_view key, int64_t low, int64_t high) const {
   const JsonValue* value = find(key);
   if (!value) return std::nullopt;

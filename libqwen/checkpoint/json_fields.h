@@ -30,6 +30,7 @@ class JsonFields {
   JsonFields(const JsonValue& object, std::string_view source, std::string prefix = {});
 
   const JsonValue* find(std::string_view key) const { return json_find(object_, key); }
+  bool has(std::string_view key) const;  // even where it is null
   std::optional<int64_t> integer(std::string_view key, int64_t low, int64_t high) const;
   int64_t required_integer(std::string_view key, int64_t low, int64_t high) const;
   std::optional<double> number(std::string_view key, Interval allowed) const;

@@ -12,22 +12,101 @@
 namespace qwen {
 namespace {
 
+// Where the text model's keys stand.
+enum class Nesting : uint8_t { none, text_config, thinker };
+
 struct Family {
   std::string_view architecture, model_type;
-  bool query_key_value_bias;
-  bool query_key_norm;
-  int64_t default_head_dim;  // where config.json has no such key; 0: hidden_size / num_attention_heads
-  bool mixture_of_experts;
-  bool shared_expert;
+  bool query_key_value_bias = false;
+  bool query_key_norm = false;
+  int64_t default_head_dim = 0;  // where config.json has no such key; 0: hidden_size / num_attention_heads
+  bool mixture_of_experts = false;
+  bool shared_expert = false;
+  bool normalises_experts = false;  // where config.json has no norm_topk_prob
+  bool transposed_experts = false;
+  bool hybrid = false;
+  bool grouped_projections = false;
+  Nesting nesting = Nesting::none;
+  bool multimodal = false;     // of which the text side is run
+  bool default_sizes = false;  // Qwen2-Audio leaves out what transformers' Qwen2Config says by default
 };
 
+constexpr Family qwen2(std::string_view architecture, std::string_view model_type) {
+  return {.architecture = architecture, .model_type = model_type, .query_key_value_bias = true};
+}
+constexpr Family qwen3(std::string_view architecture, std::string_view model_type) {
+  return {.architecture = architecture,
+          .model_type = model_type,
+          .query_key_norm = true,
+          .default_head_dim = 128};
+}
+constexpr Family qwen3_moe(std::string_view architecture, std::string_view model_type) {
+  return {.architecture = architecture,
+          .model_type = model_type,
+          .query_key_norm = true,
+          .mixture_of_experts = true};
+}
+constexpr Family hybrid(std::string_view architecture, std::string_view model_type) {
+  return {.architecture = architecture,
+          .model_type = model_type,
+          .query_key_norm = true,
+          .default_head_dim = 256,
+          .hybrid = true};
+}
+constexpr Family with_experts(Family family) {  // of the hybrids
+  family.mixture_of_experts = family.shared_expert = family.normalises_experts = true;
+  return family;
+}
+constexpr Family multimodal(Family family, Nesting nesting) {
+  family.multimodal = true;
+  family.nesting = nesting;
+  return family;
+}
+constexpr Family qwen2_moe() {
+  Family family = qwen2("Qwen2MoeForCausalLM", "qwen2_moe");
+  family.mixture_of_experts = family.shared_expert = true;
+  return family;
+}
+constexpr Family qwen3_next() {
+  Family family = with_experts(hybrid("Qwen3NextForCausalLM", "qwen3_next"));
+  family.grouped_projections = true;
+  return family;
+}
+constexpr Family qwen2_audio() {
+  Family family =
+      multimodal(qwen2("Qwen2AudioForConditionalGeneration", "qwen2_audio"), Nesting::text_config);
+  family.default_sizes = true;
+  return family;
+}
+constexpr Family qwen3_vl_moe() {
+  Family family =
+      multimodal(qwen3_moe("Qwen3VLMoeForConditionalGeneration", "qwen3_vl_moe"), Nesting::text_config);
+  family.transposed_experts = true;
+  return family;
+}
+
 // Qwen2ForCausalLM also covers Qwen1.5 and Qwen2.5; the dense Qwen3, its embedding and its reranker models
-// are all Qwen3ForCausalLM. The defaults here and below are those of transformers' configuration classes.
+// are all Qwen3ForCausalLM; Qwen3.5, 3.6 and 3.8 are all Qwen3_5…. The defaults here and below are those of
+// transformers' configuration classes.
 constexpr std::array kFamilies = {
-    Family{"Qwen2ForCausalLM", "qwen2", true, false, 0, false, false},
-    Family{"Qwen3ForCausalLM", "qwen3", false, true, 128, false, false},
-    Family{"Qwen2MoeForCausalLM", "qwen2_moe", true, false, 0, true, true},
-    Family{"Qwen3MoeForCausalLM", "qwen3_moe", false, true, 0, true, false},
+    qwen2("Qwen2ForCausalLM", "qwen2"),
+    qwen3("Qwen3ForCausalLM", "qwen3"),
+    qwen2_moe(),
+    qwen3_moe("Qwen3MoeForCausalLM", "qwen3_moe"),
+    qwen3_next(),
+    hybrid("Qwen3_5ForCausalLM", "qwen3_5_text"),
+    with_experts(hybrid("Qwen3_5MoeForCausalLM", "qwen3_5_moe_text")),
+    multimodal(hybrid("Qwen3_5ForConditionalGeneration", "qwen3_5"), Nesting::text_config),
+    multimodal(with_experts(hybrid("Qwen3_5MoeForConditionalGeneration", "qwen3_5_moe")),
+               Nesting::text_config),
+    multimodal(qwen2("Qwen2VLForConditionalGeneration", "qwen2_vl"), Nesting::none),
+    multimodal(qwen2("Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl"), Nesting::none),
+    qwen2_audio(),
+    multimodal(qwen2("Qwen2_5OmniModel", "qwen2_5_omni"), Nesting::thinker),
+    multimodal(qwen2("Qwen2_5OmniForConditionalGeneration", "qwen2_5_omni"), Nesting::thinker),
+    multimodal(qwen3("Qwen3VLForConditionalGeneration", "qwen3_vl"), Nesting::text_config),
+    qwen3_vl_moe(),
+    multimodal(qwen3_moe("Qwen3OmniMoeForConditionalGeneration", "qwen3_omni_moe"), Nesting::thinker),
 };
 
 // Far above any Qwen, and small enough that sizes computed from two of them and an element size stay below
@@ -100,6 +179,13 @@ void refuse_other_arithmetic(const JsonFields& root, const Family& family) {
                 Status::unsupported);
   if (root.boolean("use_mrope").value_or(false))
     root.reject("use_mrope", "true", "false or absent", Status::unsupported);
+  if (family.hybrid && root.boolean("attn_output_gate") == false)
+    root.reject("attn_output_gate", "false", cat("true or absent for ", family.architecture),
+                Status::unsupported);
+  const std::string gate = root.text("output_gate_type").value_or("swish");
+  if (family.hybrid && gate != "swish")
+    root.reject("output_gate_type", qwen::quote(gate), cat("'swish' or absent for ", family.architecture),
+                Status::unsupported);
   if (!family.mixture_of_experts) return;
   if (root.boolean("qkv_bias") == false)
     root.reject("qkv_bias", "false", "true or absent", Status::unsupported);
@@ -109,12 +195,18 @@ void refuse_other_arithmetic(const JsonFields& root, const Family& family) {
                 Status::unsupported);
 }
 
-void read_sizes(const JsonFields& root, ModelConfig& config) {
+void read_sizes(const JsonFields& root, const Family& family, ModelConfig& config) {
   config.vocab_size = root.required_integer("vocab_size", 1, kMaxWidth);
-  config.hidden_size = root.required_integer("hidden_size", 1, kMaxWidth);
-  config.intermediate_size = root.required_integer("intermediate_size", 1, kMaxWidth);
-  config.num_hidden_layers = root.required_integer("num_hidden_layers", 1, kMaxLayers);
-  config.num_attention_heads = root.required_integer("num_attention_heads", 1, kMaxHeads);
+  const auto size = [&](std::string_view key, int64_t most, int64_t by_default) {
+    return family.default_sizes ? root.integer(key, 1, most).value_or(by_default)
+                                : root.required_integer(key, 1, most);
+  };
+  config.hidden_size = size("hidden_size", kMaxWidth, 4096);
+  // Qwen3.5-MoE has no dense layer, and does not name the size of one.
+  if (!family.mixture_of_experts || root.find("intermediate_size"))
+    config.intermediate_size = root.required_integer("intermediate_size", 1, kMaxWidth);
+  config.num_hidden_layers = size("num_hidden_layers", kMaxLayers, 32);
+  config.num_attention_heads = size("num_attention_heads", kMaxHeads, 32);
   config.num_key_value_heads =
       root.integer("num_key_value_heads", 1, kMaxHeads).value_or(config.num_attention_heads);
   if (config.num_attention_heads % config.num_key_value_heads != 0)
@@ -123,11 +215,10 @@ void read_sizes(const JsonFields& root, ModelConfig& config) {
   config.max_position_embeddings = root.required_integer("max_position_embeddings", 1, kMaxPositions);
 }
 
-void read_head_dim(const JsonFields& root, const JsonValue& document, const Family& family,
-                   ModelConfig& config) {
+void read_head_dim(const JsonFields& root, const Family& family, ModelConfig& config) {
   if (const auto given = root.integer("head_dim", 1, kMaxWidth)) {
     config.head_dim = *given;
-  } else if (family.default_head_dim > 0 && !document.HasMember("head_dim")) {
+  } else if (family.default_head_dim > 0 && !root.has("head_dim")) {
     config.head_dim = family.default_head_dim;
   } else {
     if (config.hidden_size % config.num_attention_heads != 0)
@@ -144,7 +235,11 @@ void read_head_dim(const JsonFields& root, const JsonValue& document, const Fami
                     " attention heads"));
 }
 
-std::vector<LayerKind> listed_layer_kinds(const JsonFields& root, const JsonValue& list, int64_t layers) {
+std::vector<LayerKind> listed_layer_kinds(const JsonFields& root, const JsonValue& list, const Family& family,
+                                          int64_t layers) {
+  const LayerKind other = family.hybrid ? LayerKind::linear_attention : LayerKind::sliding_attention;
+  const std::string_view other_name = family.hybrid ? "linear_attention" : "sliding_attention";
+
   if (!list.IsArray()) root.reject("layer_types", json_value_text(list), "a list of one entry per layer");
   if (static_cast<int64_t>(list.Size()) != layers)
     root.reject("layer_types", cat("a list of ", list.Size()),
@@ -155,11 +250,11 @@ std::vector<LayerKind> listed_layer_kinds(const JsonFields& root, const JsonValu
     const std::string_view kind = entry.IsString() ? json_text(entry) : std::string_view();
     if (kind == "full_attention") {
       kinds.push_back(LayerKind::full_attention);
-    } else if (kind == "sliding_attention") {
-      kinds.push_back(LayerKind::sliding_attention);
+    } else if (kind == other_name) {
+      kinds.push_back(other);
     } else {
       root.reject("layer_types", cat("a list with ", json_value_text(entry)),
-                  "a list of 'full_attention' and 'sliding_attention'",
+                  cat("a list of 'full_attention' and ", quote(other_name)),
                   entry.IsString() ? Status::unsupported : Status::invalid_file);
     }
   }
@@ -168,15 +263,15 @@ std::vector<LayerKind> listed_layer_kinds(const JsonFields& root, const JsonValu
 
 // As transformers: use_sliding_window = false switches a window off that is set nevertheless (most official
 // files say so); with it, layers from max_window_layers on slide unless layer_types says which do.
-void read_layer_kinds(const JsonFields& root, const JsonValue& document, ModelConfig& config) {
+void read_sliding_layers(const JsonFields& root, const Family& family, ModelConfig& config) {
   static constexpr int64_t kDefaultWindow = 4096, kDefaultFirstWindowLayer = 28;
   int64_t window = 0;
-  const bool window_is_null = document.HasMember("sliding_window") && !root.find("sliding_window");
+  const bool window_is_null = root.has("sliding_window") && !root.find("sliding_window");
   if (root.boolean("use_sliding_window").value_or(false) && !window_is_null)
     window = root.integer("sliding_window", 1, kMaxPositions).value_or(kDefaultWindow);
 
   if (const JsonValue* list = root.find("layer_types")) {
-    config.layer_kinds = listed_layer_kinds(root, *list, config.num_hidden_layers);
+    config.layer_kinds = listed_layer_kinds(root, *list, family, config.num_hidden_layers);
   } else {
     config.layer_kinds.assign(static_cast<size_t>(config.num_hidden_layers), LayerKind::full_attention);
     if (window > 0) {
@@ -194,6 +289,34 @@ void read_layer_kinds(const JsonFields& root, const JsonValue& document, ModelCo
   config.sliding_window = any_slides ? window : 0;
 }
 
+// The hybrids: every full_attention_interval-th layer attends, the others carry a state by the gated delta rule.
+void read_linear_layers(const JsonFields& root, const Family& family, ModelConfig& config) {
+  static constexpr int64_t kMaxHeadDim = 1024, kMaxKernel = 16;
+  if (const JsonValue* list = root.find("layer_types")) {
+    config.layer_kinds = listed_layer_kinds(root, *list, family, config.num_hidden_layers);
+  } else {
+    const int64_t interval = root.integer("full_attention_interval", 1, kMaxLayers).value_or(4);
+    for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer)
+      config.layer_kinds.push_back((layer + 1) % interval == 0 ? LayerKind::full_attention
+                                                               : LayerKind::linear_attention);
+  }
+  if (std::find(config.layer_kinds.begin(), config.layer_kinds.end(), LayerKind::full_attention) ==
+      config.layer_kinds.end())
+    root.reject("layer_types", "a list without 'full_attention'", "a list with at least one",
+                Status::unsupported);
+  GatedDeltaShape delta;
+  delta.key_heads = root.required_integer("linear_num_key_heads", 1, kMaxHeads);
+  delta.value_heads = root.required_integer("linear_num_value_heads", 1, kMaxHeads);
+  delta.key_dim = root.required_integer("linear_key_head_dim", 1, kMaxHeadDim);
+  delta.value_dim = root.required_integer("linear_value_head_dim", 1, kMaxHeadDim);
+  delta.conv_kernel = root.required_integer("linear_conv_kernel_dim", 1, kMaxKernel);
+  config.grouped_projections = family.grouped_projections;
+  if (delta.value_heads % delta.key_heads != 0)
+    root.reject("linear_num_value_heads", cat(delta.value_heads),
+                cat("a multiple of linear_num_key_heads, which is ", delta.key_heads));
+  config.gated_delta = delta;
+}
+
 // Which layers are sparse: every decoder_sparse_step-th one, but for those that mlp_only_layers lists.
 void read_moe(const JsonFields& root, const Family& family, ModelConfig& config) {
   if (!family.mixture_of_experts) return;
@@ -204,7 +327,8 @@ void read_moe(const JsonFields& root, const Family& family, ModelConfig& config)
   if (family.shared_expert)
     moe.shared_expert_intermediate_size =
         root.required_integer("shared_expert_intermediate_size", 1, kMaxWidth);
-  moe.norm_topk_prob = root.boolean("norm_topk_prob").value_or(false);
+  moe.norm_topk_prob = root.boolean("norm_topk_prob").value_or(family.normalises_experts);
+  moe.transposed_experts = family.transposed_experts;
   const int64_t step = root.integer("decoder_sparse_step", 1, kMaxLayers).value_or(1);
   for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer)
     moe.sparse_layers.push_back((layer + 1) % step == 0);
@@ -218,7 +342,26 @@ void read_moe(const JsonFields& root, const Family& family, ModelConfig& config)
         moe.sparse_layers[static_cast<size_t>(layer.GetInt64())] = false;
     }
   }
+  if (std::find(moe.sparse_layers.begin(), moe.sparse_layers.end(), false) != moe.sparse_layers.end())
+    root.required_integer("intermediate_size", 1, kMaxWidth);
   config.moe = std::move(moe);
+}
+
+// The object that holds the text model's keys.
+const JsonValue& text_object(const JsonFields& root, const JsonValue& document, const Family& family,
+                             std::string& prefix) {
+  const JsonValue* object = &document;
+  if (family.nesting == Nesting::none) return *object;
+  if (family.nesting == Nesting::thinker) {
+    object = root.find("thinker_config");
+    if (!object) root.reject("thinker_config", "missing", cat("an object for ", family.architecture));
+    prefix = "thinker_config.";
+  }
+  const JsonFields outer(*object, root.source(), prefix);
+  object = outer.find("text_config");
+  if (!object) outer.reject("text_config", "missing", cat("an object for ", family.architecture));
+  prefix += "text_config.";
+  return *object;
 }
 
 }  // namespace
@@ -237,23 +380,35 @@ ModelConfig parse_model_config(std::string_view json, std::string_view source) {
   const Family& family = find_family(root);
   ModelConfig config;
   read_quantization(root, config);
-  refuse_other_arithmetic(root, family);
+  std::string prefix;
+  const JsonValue& object = text_object(root, document, family, prefix);
+  const JsonFields text(object, source, prefix);
+  refuse_other_arithmetic(text, family);
 
   config.architecture = family.architecture;
   config.model_type = family.model_type;
   config.attention_bias = family.query_key_value_bias;
   config.query_key_norm = family.query_key_norm;
-  read_sizes(root, config);
-  read_head_dim(root, document, family, config);
-  config.rms_norm_eps = root.number("rms_norm_eps", {0, 1, Interval::End::excluded, Interval::End::excluded})
+  config.attention_gate = config.zero_centred_norms = family.hybrid;
+  read_sizes(text, family, config);
+  read_head_dim(text, family, config);
+  config.rms_norm_eps = text.number("rms_norm_eps", {0, 1, Interval::End::excluded, Interval::End::excluded})
                             .value_or(config.rms_norm_eps);
-  read_rope(root, config);
-  config.tie_word_embeddings = root.boolean("tie_word_embeddings").value_or(false);
-  read_layer_kinds(root, document, config);
-  read_moe(root, family, config);
-  auto dtype = root.text("torch_dtype");
-  if (!dtype) dtype = root.text("dtype");  // the name of the key since transformers 5
-  config.torch_dtype = dtype.value_or("");
+  read_rope(text, {.hybrid = family.hybrid, .multimodal = family.multimodal}, config);
+  auto tied = root.boolean("tie_word_embeddings");
+  if (!tied) tied = text.boolean("tie_word_embeddings");
+  config.tie_word_embeddings = tied.value_or(false);
+  if (family.hybrid) {
+    read_linear_layers(text, family, config);
+  } else {
+    read_sliding_layers(text, family, config);
+  }
+  read_moe(text, family, config);
+  for (const JsonFields* fields : {&text, &root}) {
+    auto dtype = fields->text("torch_dtype");
+    if (!dtype) dtype = fields->text("dtype");  // the name of the key since transformers 5
+    if (config.torch_dtype.empty()) config.torch_dtype = dtype.value_or("");
+  }
   return config;
 }
 

@@ -18,11 +18,17 @@ constexpr Interval kFactor = {1, 65536};
 constexpr Interval kRotations = {0, 1e6, End::excluded};
 constexpr Interval kPositive = {0, 1000, End::excluded};
 
-void refuse_partial_rotation(const JsonFields& fields) {
+// partial_rotary_factor x head_dim, an even number as pairs are turned.
+void read_partial_rotation(const JsonFields& fields, const RopeFamily& family, ModelConfig& config) {
   const auto factor = fields.number("partial_rotary_factor", {0, 1, End::excluded});
-  if (factor && *factor != 1)
+  if (!factor) return;
+  if (!family.hybrid && *factor != 1)
     fields.reject("partial_rotary_factor", cat(*factor),
                   "1 or absent: these architectures rotate whole heads", Status::unsupported);
+  config.rotary_dim = static_cast<int64_t>(static_cast<double>(config.head_dim) * *factor);
+  if (config.rotary_dim < 2 || config.rotary_dim % 2 != 0)
+    fields.reject("partial_rotary_factor", cat(*factor),
+                  cat("such that an even number of a head's ", config.head_dim, " elements is turned"));
 }
 
 // The attention factor of DeepSeek's variant: transformers applies it only when both keys are there and not
@@ -59,8 +65,9 @@ RopeScaling read_yarn(const JsonFields& scaling, int64_t max_position_embeddings
 
 }  // namespace
 
-void read_rope(const JsonFields& root, ModelConfig& config) {
-  refuse_partial_rotation(root);
+void read_rope(const JsonFields& root, const RopeFamily& family, ModelConfig& config) {
+  config.rotary_dim = family.hybrid ? config.head_dim / 8 * 2 : config.head_dim;
+  read_partial_rotation(root, family, config);
   config.rope_theta = root.number("rope_theta", kTheta).value_or(config.rope_theta);
 
   // transformers 4 writes rope_scaling beside rope_theta, transformers 5 rope_parameters with rope_theta
@@ -74,18 +81,18 @@ void read_rope(const JsonFields& root, ModelConfig& config) {
     if (scaling.find(nested))
       scaling.reject(nested, "present", "absent: settings per layer type are not supported by this version",
                      Status::unsupported);
-  if (scaling.find("mrope_section"))
+  if (!family.multimodal && scaling.find("mrope_section"))
     scaling.reject("mrope_section", "present",
                    "absent: multimodal rotary positions do not belong to a text-only model",
                    Status::unsupported);
-  refuse_partial_rotation(scaling);
+  read_partial_rotation(scaling, family, config);
   config.rope_theta = scaling.number("rope_theta", kTheta).value_or(config.rope_theta);
 
   auto type = scaling.text("rope_type");
   if (!type) type = scaling.text("type");
   if (!type && scaling.find("factor"))
     scaling.reject("rope_type", "missing", "'yarn' or 'default' where a factor is given");
-  if (!type || *type == "default") return;
+  if (!type || *type == "default" || (family.multimodal && *type == "mrope")) return;
   if (*type != "yarn")
     scaling.reject(scaling.find("rope_type") ? "rope_type" : "type", qwen::quote(*type),
                    "'yarn' or 'default', other types are not supported by this version", Status::unsupported);

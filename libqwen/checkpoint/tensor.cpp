@@ -74,4 +74,25 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   return out += "]";
 }
 
+TensorView stack_rows(const TensorView& stack, int64_t index, int64_t first_row, int64_t rows) {
+  TensorView part = stack;
+  const int64_t columns = stack.shape[2];
+  const auto element = static_cast<int64_t>(dtype_size(stack.dtype));
+  part.shape = {rows, columns};
+  part.data += (index * stack.shape[1] + first_row) * columns * element;
+  part.bytes = static_cast<size_t>(rows * columns * element);
+  return part;
+}
+
+TensorView stack_columns(const TensorView& stack, int64_t index, int64_t first_column, int64_t columns) {
+  TensorView part = stack;
+  const int64_t rows = stack.shape[1];
+  const auto element = static_cast<int64_t>(dtype_size(stack.dtype));
+  part.shape = {rows, columns};
+  part.row_stride = stack.shape[2];
+  part.data += (index * rows * part.row_stride + first_column) * element;
+  part.bytes = static_cast<size_t>(((rows - 1) * part.row_stride + columns) * element);
+  return part;
+}
+
 }  // namespace qwen

@@ -31,15 +31,22 @@ enum class DType : uint8_t {
 size_t dtype_size(DType dtype);            // bytes of one element
 std::string_view dtype_name(DType dtype);  // the safetensors name: "F32", "BF16", …
 
-// Row-major; borrowed: valid as long as the TensorSource that gave it. `data` may have any alignment.
+// Row-major; borrowed: valid as long as the TensorSource that gave it. `data` may have any alignment. A tensor of a
+// TensorSource is dense.
 struct TensorView {
   std::string name;  // as the file has it
   DType dtype = DType::f32;
   std::vector<int64_t> shape;  // empty: a scalar
   const std::byte* data = nullptr;
   size_t bytes = 0;
-  std::string source;  // the file (or "memory") it lives in, for error messages
+  std::string source;      // the file (or "memory") it lives in, for error messages
+  int64_t row_stride = 0;  // elements from one row to the next, where it is some columns of a wider matrix
 };
+
+// Matrix `index` of a stack [count, rows, columns]: its rows [first_row, first_row + rows), or its columns
+// [first_column, first_column + columns). Precondition: they are there.
+TensorView stack_rows(const TensorView& stack, int64_t index, int64_t first_row, int64_t rows);
+TensorView stack_columns(const TensorView& stack, int64_t index, int64_t first_column, int64_t columns);
 
 std::string shape_text(const std::vector<int64_t>& shape);  // "[1024, 3072]"
 

@@ -21,18 +21,41 @@ int64_t blocks_for(int64_t tokens) {
   return (tokens + kCacheBlock - 1) / kCacheBlock;
 }
 
-// How many blocks each cache group gets: kv_cache_bytes shared out, or the default the options table promises.
-int64_t cache_blocks(const Options& options, int64_t context_length, int64_t block_bytes) {
+// What one block takes in all groups of keys and values, and one state in all groups of recurrent states.
+struct CacheBytes {
+  int64_t block = 0, state = 0;
+};
+
+CacheBytes cache_bytes(const Backend& backend, std::span<const CacheGroupSpec> groups) {
+  CacheBytes bytes;
+  for (const CacheGroupSpec& group : groups)
+    (group.recurrent() ? bytes.state : bytes.block) += static_cast<int64_t>(backend.cache_block_bytes(group));
+  return bytes;
+}
+
+// kv_cache_bytes shared out, or the default that the options table promises. A sequence takes two states while it goes from
+// one chunk to the next, so more than two for each that may run are of no use but as snapshots.
+CacheSizes cache_sizes(const Options& options, int64_t context_length, const CacheBytes& bytes) {
+  static constexpr int64_t kStates = 32;
+  const int64_t max_running = options.i64_or_default("max_running");
   const int64_t wanted = options.i64_or_default("kv_cache_bytes");
+  CacheSizes sizes;
   if (wanted > 0) {
-    if (wanted < block_bytes)
+    if (bytes.state > 0) sizes.states = std::clamp<int64_t>(wanted / 2 / bytes.state, 2, 4 * max_running);
+    sizes.blocks = (wanted - sizes.states * bytes.state) / bytes.block;
+    if (sizes.blocks < 1)
       fail(Status::invalid_argument, "option 'kv_cache_bytes' is ", wanted, "; one block of ", kCacheBlock,
-           " tokens takes ", block_bytes, " bytes");
-    return wanted / block_bytes;
+           " tokens takes ", bytes.block, " bytes",
+           bytes.state > 0 ? cat(" and two recurrent states take ", 2 * bytes.state) : "");
+    return sizes;
   }
+  const int64_t available = available_memory() / 2;
+  if (bytes.state > 0)
+    sizes.states = std::clamp<int64_t>(available > 0 ? available / 4 / bytes.state : kStates, 2, kStates);
+  const int64_t affordable = (available - sizes.states * bytes.state) / bytes.block;
   const int64_t generous = blocks_for(std::max<int64_t>(context_length, 4 * 4096));
-  const int64_t affordable = available_memory() / 2 / block_bytes;
-  return affordable > 0 ? std::min(generous, affordable) : generous;
+  sizes.blocks = affordable > 0 ? std::min(generous, affordable) : generous;
+  return sizes;
 }
 
 // What the exception that is being handled says to the requests it belongs to.
@@ -75,15 +98,17 @@ void allocate_tensors(Request& request, const ModelConfig& config) {
   const int64_t width =
       wanted.logits_of.empty() ? config.vocab_size : static_cast<int64_t>(wanted.logits_of.size());
   const int64_t logits = wanted.logits ? rows * width : 0;
+  const int64_t mtp_logits = wanted.mtp_logits ? (rows - 1) * config.vocab_size : 0;
   const int64_t states = wanted.hidden_states ? config.num_hidden_layers + 1 : 0;
   try {
     request.logits.resize(static_cast<size_t>(logits));
+    request.mtp_logits.resize(static_cast<size_t>(mtp_logits));
     request.hidden_states.resize(static_cast<size_t>(states));
     for (auto& state : request.hidden_states) state.resize(static_cast<size_t>(rows * config.hidden_size));
     if (wanted.last_hidden) request.last_hidden.resize(static_cast<size_t>(config.hidden_size));
   } catch (const std::bad_alloc&) {
     fail(Status::out_of_memory, "the tensors of ", rows, " rows take ",
-         static_cast<int64_t>(sizeof(float)) * (logits + states * rows * config.hidden_size),
+         static_cast<int64_t>(sizeof(float)) * (logits + mtp_logits + states * rows * config.hidden_size),
          " bytes, which this process cannot have; ask for fewer rows (first_rows)");
   }
 }
@@ -111,20 +136,18 @@ Engine::Engine(std::shared_ptr<const LoadedModel> loaded, const Options& options
          model_context);
   context_length_ = wanted_context > 0 ? wanted_context : model_context;
   max_waiting_ = options.i64_or_default("max_waiting");
-  max_batch_tokens_ = options.i64_or_default("max_batch_tokens");
-  max_running_ = options.i64_or_default("max_running");
 
-  int64_t block_bytes = 0;
-  for (const CacheGroupSpec& group : model.cache_groups())
-    block_bytes += static_cast<int64_t>(backend->cache_block_bytes(group));
-  cache_blocks_ = cache_blocks(options, context_length_, block_bytes);
-  stats_.cache_bytes = cache_blocks_ * block_bytes;
-  runner_ = std::make_unique<Runner>(loaded_->model, std::move(backend), cache_blocks_);
-  scheduler_ = std::make_unique<Scheduler>(
-      model.cache_groups(), cache_blocks_,
-      SchedulerLimits{.max_batch_tokens = options.i64_or_default("max_batch_tokens"),
-                      .max_running = options.i64_or_default("max_running"),
-                      .prefix_cache = options.i64_or_default("prefix_cache") != 0});
+  const CacheBytes bytes = cache_bytes(*backend, model.cache_groups());
+  cache_ = cache_sizes(options, context_length_, bytes);
+  stats_.cache_bytes = cache_.blocks * bytes.block + cache_.states * bytes.state;
+  runner_ = std::make_unique<Runner>(loaded_->model, std::move(backend), cache_);
+  SchedulerLimits limits{.max_batch_tokens = options.i64_or_default("max_batch_tokens"),
+                         .max_running = options.i64_or_default("max_running"),
+                         .prefix_cache = options.i64_or_default("prefix_cache") != 0};
+  if (cache_.states > 0) limits.max_running = std::min(limits.max_running, cache_.states / 2);
+  max_batch_tokens_ = limits.max_batch_tokens;
+  max_running_ = limits.max_running;
+  scheduler_ = std::make_unique<Scheduler>(model.cache_groups(), cache_, limits);
   stats_.cache_blocks_total = scheduler_->blocks_total();
   thread_ = std::thread([this] { step_loop(); });
 }
@@ -167,7 +190,14 @@ std::shared_ptr<Request> Engine::make_request(RequestInput input) const {
     fail(Status::unsupported,
          "this checkpoint has no lm_head.weight: it is an embedding model, it gives hidden states but "
          "neither logits nor text");
-  const int64_t room = std::min(context_length_, cache_blocks_ * kCacheBlock);
+  if (input.tensors.mtp_logits && !model.has_mtp_head())
+    fail(Status::unsupported,
+         "no multi-token-prediction head is loaded: create the engine with option 'mtp' = 1");
+  if (input.tensors.mtp_logits && size - input.tensors.first_row < 2)
+    fail(
+        Status::invalid_argument,
+        "multi-token-prediction logits of the last token need the token behind it: give at least two tokens");
+  const int64_t room = std::min(context_length_, cache_.blocks * kCacheBlock);
   const auto limit = room < context_length_ ? cat(room, " tokens, what kv_cache_bytes has room for")
                                             : cat(room, " tokens, the context length");
   if (size + (generates ? 1 : 0) > room)
@@ -329,7 +359,7 @@ void Engine::take_rows(Sequence& sequence, int64_t rows, std::span<float> logits
     // Placed by position: a sequence that was preempted computes its rows again.
     const int64_t first = std::max(sequence.computed - rows, wanted.first_row) - wanted.first_row;
     if (wanted.logits_of.empty()) {
-      if (!logits.empty())
+      if (wanted.logits && !logits.empty())
         std::copy(logits.begin(), logits.end(),
                   request.logits.begin() + first * static_cast<int64_t>(vocab_size));
     } else {

@@ -84,7 +84,7 @@ class Engine {
   std::shared_ptr<const LoadedModel> loaded_;
   int64_t context_length_ = 0;
   int64_t max_waiting_ = 0, max_batch_tokens_ = 0, max_running_ = 0;
-  int64_t cache_blocks_ = 0;
+  CacheSizes cache_;
   int threads_ = 0;
   std::string backend_name_;
 

@@ -17,10 +17,11 @@ class EventQueue;
 struct WantedTensors {
   bool logits = false;
   bool hidden_states = false;
+  bool mtp_logits = false;
   int64_t first_row = 0;                // of the prompt's tokens, the first one whose rows are wanted
   std::vector<int32_t> logits_of = {};  // of each row of logits, only these tokens'; empty: the whole row
   bool last_hidden = false;             // the last token's row behind the final norm
-  bool any() const { return logits || hidden_states || last_hidden; }
+  bool any() const { return logits || hidden_states || mtp_logits || last_hidden; }
 };
 
 struct RequestInput {

@@ -13,8 +13,8 @@ namespace qwen {
 
 class Runner {
  public:
-  // Takes `cache_blocks` blocks in every cache group. Throws Error(out_of_memory).
-  Runner(std::shared_ptr<const Model> model, std::unique_ptr<Backend> backend, int64_t cache_blocks);
+  // Throws Error(out_of_memory).
+  Runner(std::shared_ptr<const Model> model, std::unique_ptr<Backend> backend, CacheSizes sizes);
 
   const Backend& backend() const { return *backend_; }
 
@@ -23,8 +23,9 @@ class Runner {
   std::span<float> forward(const ScheduledStep& step);
 
  private:
-  void store_hidden_states(const ScheduledStep& step, int64_t index, Rows rows);
-  void store_last_hidden(const ScheduledStep& step, Rows rows);
+  void keep_hidden_states(const ScheduledStep& step, int64_t index, Rows rows);
+  void predict_further(const ScheduledStep& step, Rows hidden);
+  void keep_last_hidden(const ScheduledStep& step, Rows hidden);
 
   std::shared_ptr<const Model> model_;
   std::unique_ptr<Backend> backend_;

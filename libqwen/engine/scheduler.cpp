@@ -6,11 +6,6 @@
 namespace qwen {
 namespace {
 
-// Of the blocks before position `next`, the first one that a row at `next` sees: itself and window - 1 positions before it.
-int64_t first_block_seen(const CacheGroupSpec& group, int64_t next) {
-  return group.window == 0 ? 0 : std::max<int64_t>(0, next - group.window + 1) / kCacheBlock;
-}
-
 int64_t priority(const SequencePtr& sequence) {
   return sequence->request().input().priority;
 }
@@ -21,7 +16,7 @@ constexpr int64_t kMostLogitRows = 64;
 // Of the sequence's tokens, the first one whose row of logits is wanted.
 int64_t first_logits(const Sequence& sequence) {
   const WantedTensors& wanted = sequence.request().input().tensors;
-  if (wanted.any()) return wanted.logits ? wanted.first_row : sequence.size();
+  if (wanted.any()) return wanted.logits || wanted.mtp_logits ? wanted.first_row : sequence.size();
   return sequence.wants_prompt_logprobs() ? 0 : sequence.size() - 1;
 }
 
@@ -50,22 +45,8 @@ bool Scheduler::Before::operator()(const SequencePtr& a, const SequencePtr& b) c
   return left != right ? left > right : a->arrival < b->arrival;
 }
 
-Scheduler::Scheduler(std::span<const CacheGroupSpec> groups, int64_t blocks, SchedulerLimits limits)
-    : groups_(groups.begin(), groups.end()), limits_(limits) {
-  for (size_t group = 0; group < groups_.size(); ++group) pools_.emplace_back(blocks);
-}
-
-int64_t Scheduler::blocks_total() const {
-  int64_t total = 0;
-  for (const BlockPool& pool : pools_) total += pool.total();
-  return total;
-}
-
-int64_t Scheduler::blocks_used() const {
-  int64_t used = 0;
-  for (const BlockPool& pool : pools_) used += pool.total() - pool.available();
-  return used;
-}
+Scheduler::Scheduler(std::span<const CacheGroupSpec> groups, CacheSizes sizes, SchedulerLimits limits)
+    : cache_(groups, sizes, limits.prefix_cache), limits_(limits) {}
 
 void Scheduler::add(const std::shared_ptr<Request>& request) {
   Line choices;
@@ -108,7 +89,7 @@ void Scheduler::drop_finished(Line& line) noexcept {
   for (auto next = line.begin(); next != line.end();) {
     const SequencePtr sequence = *next++;
     if (!sequence->is_finished()) continue;
-    release(*sequence);
+    cache_.release(*sequence);
     move(sequence, line, ended_);
     ++finished_;
   }
@@ -160,7 +141,7 @@ void Scheduler::plan_rows(Plan& plan, const SequencePtr& sequence, int64_t rows)
 // Blocks for the next `rows` rows of a running sequence. When the cache is full, whoever comes last gives its own back; who
 // only begins takes them from lower priorities alone. false: even so there is no room.
 bool Scheduler::make_room(const SequencePtr& sequence, int64_t rows, bool begins, Plan& plan) {
-  while (!reserve(*sequence, sequence->computed + rows))
+  while (!cache_.reserve(*sequence, sequence->computed + rows))
     if (!preempt_last(sequence, begins, plan)) return false;
   return true;
 }
@@ -177,7 +158,7 @@ bool Scheduler::preempt_last(const SequencePtr& sequence, bool begins, Plan& pla
     plan.logits_left += more_logits(*last, share->rows);
     plan.shares.erase(share);
   }
-  release(*last);
+  cache_.release(*last);
   move(last, running_, waiting_);
   ++preempted_;
   return true;
@@ -192,7 +173,7 @@ bool Scheduler::begin(const SequencePtr& sequence, Plan& plan) {
   const int64_t cached = sequence->computed;
   const int64_t rows = rows_wanted(*sequence, plan.rows_left, plan.logits_left);
   if (!has_place || rows == 0 || !make_room(sequence, rows, true, plan)) {
-    release(*sequence);
+    cache_.release(*sequence);
     move(sequence, running_, waiting_);
     return false;
   }
@@ -203,61 +184,12 @@ bool Scheduler::begin(const SequencePtr& sequence, Plan& plan) {
   return true;
 }
 
-// Shares the blocks of the longest head that the cache still holds and that leaves a row to compute, and goes on in the
-// block that an ended sequence left unfinished behind it.
+// At least one row is left to compute, and all rows that tensors are wanted of.
 void Scheduler::adopt_prefix(Sequence& sequence) {
-  if (!limits_.prefix_cache) return;
   const WantedTensors& wanted = sequence.request().input().tensors;
-  if (sequence.wants_prompt_logprobs()) return;
-  const int64_t most = wanted.any() ? wanted.first_row : sequence.size() - 1;
-  int64_t blocks = most / kCacheBlock;
-  std::vector<std::vector<int32_t>> found(groups_.size());  // [group][block]
-  std::vector<std::vector<int64_t>> run(groups_.size());    // how many in a row have been found up to here
-  for (size_t group = 0; group < groups_.size(); ++group) {
-    for (int64_t block = 0; block < blocks; ++block) {
-      const int32_t id = pools_[group].find(sequence.key(block));
-      if (id < 0 && groups_[group].window == 0) blocks = block;
-      found[group].push_back(id);
-      run[group].push_back(id < 0 ? 0 : (block > 0 ? run[group].back() : 0) + 1);
-    }
-  }
-  const auto complete = [&](int64_t count) {
-    for (size_t group = 0; group < groups_.size(); ++group) {
-      const int64_t needed = count - first_block_seen(groups_[group], count * kCacheBlock);
-      if (run[group][static_cast<size_t>(count - 1)] < needed) return false;
-    }
-    return true;
-  };
-  while (blocks > 0 && !complete(blocks)) --blocks;
-  std::vector<std::vector<int32_t>> tables(groups_.size());
-  for (auto& table : tables) {
-    table.reserve(static_cast<size_t>(blocks) + 1);
-    table.assign(static_cast<size_t>(blocks), -1);
-  }
-  sequence.block_tables = std::move(tables);  // nothing below allocates
-  for (size_t group = 0; group < groups_.size(); ++group) {
-    auto& table = sequence.block_tables[group];
-    for (int64_t block = first_block_seen(groups_[group], blocks * kCacheBlock); block < blocks; ++block) {
-      const int32_t id = found[group][static_cast<size_t>(block)];
-      pools_[group].share(id);
-      table[static_cast<size_t>(block)] = id;
-    }
-  }
-  sequence.computed = blocks * kCacheBlock;
-  sequence.named_blocks = blocks;
-  for (int64_t rows = std::min(most - sequence.computed, kCacheBlock - 1); rows > 0; --rows) {
-    const BlockKey key = sequence.key_of_part(rows);
-    if (!std::all_of(pools_.begin(), pools_.end(),
-                     [&](const BlockPool& pool) { return pool.find(key) >= 0; }))
-      continue;
-    for (size_t group = 0; group < groups_.size(); ++group) {
-      const int32_t id = pools_[group].find(key);
-      pools_[group].take_over(id);
-      sequence.block_tables[group].push_back(id);
-    }
-    sequence.computed += rows;
-    return;
-  }
+  // The MTP head's keys and values are written only where its logits are wanted.
+  if (sequence.wants_prompt_logprobs() || wanted.mtp_logits) return;
+  cache_.adopt_prefix(sequence, wanted.any() ? wanted.first_row : sequence.size() - 1);
 }
 
 void Scheduler::add_rows(ScheduledStep& step, const Share& share) const {
@@ -266,7 +198,8 @@ void Scheduler::add_rows(ScheduledStep& step, const Share& share) const {
   SequenceRows layout{.first_row = static_cast<int32_t>(batch.rows()),
                       .row_count = static_cast<int32_t>(share.rows),
                       .context_length = static_cast<int32_t>(sequence->computed),
-                      .block_tables = {sequence->block_tables.begin(), sequence->block_tables.end()}};
+                      .block_tables = {sequence->block_tables.begin(), sequence->block_tables.end()},
+                      .state_slot = sequence->state_slot};
   for (int64_t i = 0; i < share.rows; ++i) {
     const int64_t index = sequence->computed + i;
     const auto position = static_cast<int32_t>(index);
@@ -281,14 +214,13 @@ void Scheduler::add_rows(ScheduledStep& step, const Share& share) const {
 
 void Scheduler::commit(const ScheduledStep& step) {
   try {
-    if (limits_.prefix_cache)
-      for (const auto& sequence : step.sequences) name_full_blocks(*sequence);
+    for (const auto& sequence : step.sequences) cache_.name(*sequence);
   } catch (const std::bad_alloc&) {
     // A name is only worth a computation: those that are missing come with the next step.
   }
   drop_finished(running_);
   for (const auto& sequence : step.sequences)
-    if (!sequence->is_finished()) free_behind_window(*sequence);
+    if (!sequence->is_finished()) cache_.trim(*sequence);
 }
 
 void Scheduler::abandon(const ScheduledStep& step, const Error& failure) noexcept {
@@ -309,62 +241,6 @@ void Scheduler::finish_all(Status status, const std::string& message) {
       sequence->finish(FinishReason::error);
     }
     drop_finished(*line);
-  }
-}
-
-// Blocks for the first `positions` positions in every group, or none at all.
-bool Scheduler::reserve(Sequence& sequence, int64_t positions) {
-  const int64_t wanted = (positions + kCacheBlock - 1) / kCacheBlock;
-  sequence.block_tables.resize(groups_.size());
-  for (size_t group = 0; group < groups_.size(); ++group) {
-    const auto have = static_cast<int64_t>(sequence.block_tables[group].size());
-    if (wanted - have > pools_[group].available()) return false;
-  }
-  for (auto& table : sequence.block_tables) table.reserve(static_cast<size_t>(wanted));
-  for (size_t group = 0; group < groups_.size(); ++group) {
-    auto& table = sequence.block_tables[group];
-    while (static_cast<int64_t>(table.size()) < wanted) table.push_back(pools_[group].take());
-  }
-  return true;
-}
-
-// The last blocks first: what is given back first is forgotten first, and a head is worth more than its tail.
-void Scheduler::release(Sequence& sequence) noexcept {
-  const int64_t part = sequence.computed - sequence.named_blocks * kCacheBlock;
-  if (limits_.prefix_cache && part > 0 && part < kCacheBlock) {
-    const BlockKey key = sequence.key_of_part(part);
-    for (size_t group = 0; group < groups_.size(); ++group)
-      pools_[group].name(sequence.block_tables[group][static_cast<size_t>(sequence.named_blocks)], key);
-  }
-  for (size_t group = 0; group < sequence.block_tables.size(); ++group) {
-    const auto& table = sequence.block_tables[group];
-    for (auto block = table.rbegin(); block != table.rend(); ++block)
-      if (*block >= 0) pools_[group].give_back(*block);
-  }
-  sequence.block_tables.clear();
-  sequence.computed = 0;
-  sequence.named_blocks = 0;
-}
-
-void Scheduler::name_full_blocks(Sequence& sequence) {
-  for (; (sequence.named_blocks + 1) * kCacheBlock <= sequence.computed; ++sequence.named_blocks) {
-    const BlockKey& key = sequence.key(sequence.named_blocks);
-    for (size_t group = 0; group < groups_.size(); ++group) {
-      const int32_t id = sequence.block_tables[group][static_cast<size_t>(sequence.named_blocks)];
-      if (id >= 0) pools_[group].name(id, key);
-    }
-  }
-}
-
-void Scheduler::free_behind_window(Sequence& sequence) {
-  for (size_t group = 0; group < groups_.size(); ++group) {
-    auto& table = sequence.block_tables[group];
-    for (int64_t block = first_block_seen(groups_[group], sequence.computed); block-- > 0;) {
-      int32_t& id = table[static_cast<size_t>(block)];
-      if (id < 0) break;  // so are all before it
-      pools_[group].give_back(id);
-      id = -1;
-    }
   }
 }
 

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "backend/backend.h"
-#include "engine/block_pool.h"
+#include "engine/paged_cache.h"
 #include "engine/request.h"
 
 namespace qwen {
@@ -43,8 +43,7 @@ class Scheduler {
   };
   using Line = std::set<SequencePtr, Before>;
 
-  // blocks: per cache group.
-  Scheduler(std::span<const CacheGroupSpec> groups, int64_t blocks, SchedulerLimits limits);
+  Scheduler(std::span<const CacheGroupSpec> groups, CacheSizes sizes, SchedulerLimits limits);
 
   void add(const std::shared_ptr<Request>& request);
   bool idle() const { return waiting_.empty() && running_.empty(); }
@@ -53,8 +52,8 @@ class Scheduler {
   int64_t waiting_requests() const { return waiting_requests_; }  // whose first choice waits
   int64_t finished() const { return finished_; }
   int64_t cached_tokens() const { return cached_tokens_; }  // prompt tokens that need not be computed, so far
-  int64_t blocks_total() const;
-  int64_t blocks_used() const;
+  int64_t blocks_total() const { return cache_.blocks_total(); }
+  int64_t blocks_used() const { return cache_.blocks_used(); }
 
   // Ends the sequences of requests that were cancelled, stopped or have failed, and of those whose time is up.
   void sweep();
@@ -91,14 +90,9 @@ class Scheduler {
   bool preempt_last(const SequencePtr& sequence, bool begins, Plan& plan);
   bool begin(const SequencePtr& sequence, Plan& plan);
   void adopt_prefix(Sequence& sequence);
-  bool reserve(Sequence& sequence, int64_t positions);
-  void release(Sequence& sequence) noexcept;
-  void name_full_blocks(Sequence& sequence);
-  void free_behind_window(Sequence& sequence);
   void add_rows(ScheduledStep& step, const Share& share) const;
 
-  std::vector<CacheGroupSpec> groups_;
-  std::vector<BlockPool> pools_;  // [cache group]
+  PagedCache cache_;
   SchedulerLimits limits_;
   int64_t finished_ = 0;  // sequences that have ended here
   int64_t cached_tokens_ = 0;

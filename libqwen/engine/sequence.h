@@ -28,6 +28,8 @@ class Sequence {
   std::vector<int32_t> tokens;                     // prompt, then what was generated
   int64_t computed = 0;                            // of `tokens`, how many are in the cache
   std::vector<std::vector<int32_t>> block_tables;  // [cache group]; -1: not needed any more
+  int32_t state_slot = -1;   // where the rows of its current chunk of linear attention are
+  int64_t state_chunk = 0;   // of its states, those of earlier chunks are given back
   int64_t named_blocks = 0;  // of `computed`, how many full blocks the cache can find again
 
   uint64_t arrival = 0;    // the scheduler's number

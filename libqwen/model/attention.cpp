@@ -12,9 +12,8 @@ void Attention::declare(WeightLoader& loader, const ModelConfig& config, std::st
   const int64_t hidden = config.hidden_size;
   const int64_t q_width = config.num_attention_heads * config.head_dim;
   const int64_t kv_width = config.num_key_value_heads * config.head_dim;
-  norm = loader.vector(cat(prefix, "input_layernorm.weight"), hidden);
   const auto name = [&](std::string_view tail) { return cat(prefix, "self_attn.", tail); };
-  q_proj = loader.matrix(name("q_proj.weight"), q_width, hidden);
+  q_proj = loader.matrix(name("q_proj.weight"), config.attention_gate ? 2 * q_width : q_width, hidden);
   k_proj = loader.matrix(name("k_proj.weight"), kv_width, hidden);
   v_proj = loader.matrix(name("v_proj.weight"), kv_width, hidden);
   o_proj = loader.matrix(name("o_proj.weight"), hidden, q_width);
@@ -24,13 +23,13 @@ void Attention::declare(WeightLoader& loader, const ModelConfig& config, std::st
     v_bias = loader.vector(name("v_proj.bias"), kv_width);
   }
   if (config.query_key_norm) {
-    q_norm = loader.vector(name("q_norm.weight"), config.head_dim);
-    k_norm = loader.vector(name("k_norm.weight"), config.head_dim);
+    q_norm = loader.norm(name("q_norm.weight"), config.head_dim, config.zero_centred_norms);
+    k_norm = loader.norm(name("k_norm.weight"), config.head_dim, config.zero_centred_norms);
   }
 }
 
-void Attention::forward(const Step& step, const ModelConfig& config, const CacheGroupSpec& spec, Rows x,
-                        Rows angles) const {
+void Attention::forward(const Step& step, const ModelConfig& config, const CacheGroupSpec& spec, Rows h,
+                        Rows angles, Rows x) const {
   const auto& [backend, workspace, batch, caches, capture_hidden] = step;
   const float eps = static_cast<float>(config.rms_norm_eps);
   const int64_t head_dim = config.head_dim;
@@ -42,14 +41,19 @@ void Attention::forward(const Step& step, const ModelConfig& config, const Cache
                            .group = group,
                            .layer = index_in_group};
 
-  const Rows h = workspace.rows(x.rows, config.hidden_size);
   const Rows q = workspace.rows(x.rows, args.heads * head_dim);
   const Rows k = workspace.rows(x.rows, args.kv_heads * head_dim);
   const Rows v = workspace.rows(x.rows, args.kv_heads * head_dim);
-  backend.rms_norm(x, *norm, eps, h);
-  backend.linear(h, std::array{Projection{.weight = q_proj.get(), .bias = q_bias.get(), .out = q},
+  // With a gate, q_proj gives for each head its query and then its gate.
+  const Rows q_and_gate = config.attention_gate ? workspace.rows(x.rows, 2 * q.width) : q;
+  backend.linear(h, std::array{Projection{.weight = q_proj.get(), .bias = q_bias.get(), .out = q_and_gate},
                                Projection{.weight = k_proj.get(), .bias = k_bias.get(), .out = k},
                                Projection{.weight = v_proj.get(), .bias = v_bias.get(), .out = v}});
+  const Rows gate = config.attention_gate ? workspace.rows(x.rows, q.width) : Rows{};
+  if (config.attention_gate)
+    backend.split(
+        q_and_gate, args.heads,
+        std::array{SplitPart{.width = head_dim, .out = q}, SplitPart{.width = head_dim, .out = gate}});
   if (config.query_key_norm) {
     const Rows q_heads = q.reshaped(head_dim), k_heads = k.reshaped(head_dim);
     backend.rms_norm(q_heads, *q_norm, eps, q_heads);
@@ -61,6 +65,7 @@ void Attention::forward(const Step& step, const ModelConfig& config, const Cache
   backend.store_kv(cache, batch, args, k, v);
   const Rows mixed = workspace.rows(x.rows, args.heads * head_dim);
   backend.attention(cache, batch, args, q, mixed);
+  if (config.attention_gate) backend.sigmoid_mul(gate, mixed, mixed);
   backend.linear(mixed, std::array{Projection{.weight = o_proj.get(), .out = x, .accumulate = true}});
 }
 

@@ -10,7 +10,6 @@ namespace qwen {
 class WeightLoader;
 
 struct Attention {
-  WeightPtr norm;  // [hidden]
   WeightPtr q_proj, k_proj, v_proj, o_proj;
   WeightPtr q_bias, k_bias, v_bias;  // null where config.attention_bias is false
   WeightPtr q_norm, k_norm;          // [head_dim], null where config.query_key_norm is false
@@ -19,9 +18,9 @@ struct Attention {
 
   // prefix: "layers.7."
   void declare(WeightLoader& loader, const ModelConfig& config, std::string_view prefix);
-  // x += attention(rms_norm(x)). x: [rows, hidden]; angles: [rows, head_dim], each row's cosines and sines.
-  void forward(const Step& step, const ModelConfig& config, const CacheGroupSpec& spec, Rows x,
-               Rows angles) const;
+  // x += attention(h). h and x: [rows, hidden]; angles: [rows, rotary_dim], each row's cosines and sines.
+  void forward(const Step& step, const ModelConfig& config, const CacheGroupSpec& spec, Rows h, Rows angles,
+               Rows x) const;
 };
 
 }  // namespace qwen

@@ -8,7 +8,8 @@ namespace qwen {
 
 class WeightLoader;
 
-// Qwen2ForCausalLM (Qwen1.5, Qwen2, Qwen2.5), Qwen3ForCausalLM, Qwen2MoeForCausalLM and Qwen3MoeForCausalLM.
-std::shared_ptr<const Model> make_decoder(const ModelConfig& config, WeightLoader& loader);
+// Every text model that checkpoint/model_config.cpp knows, and the text side of every multimodal one.
+std::shared_ptr<const Model> make_decoder(const ModelConfig& config, const ModelParts& parts,
+                                          WeightLoader& loader);
 
 }  // namespace qwen

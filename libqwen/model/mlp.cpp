@@ -27,11 +27,31 @@ void MixtureOfExperts::declare(WeightLoader& loader, int64_t hidden, const MoeCo
                                std::string_view prefix) {
   router = loader.matrix(cat(prefix, "gate.weight"), config.num_experts, hidden);
   experts.resize(static_cast<size_t>(config.num_experts));
+  const std::string stack = cat(prefix, "experts.gate_up_proj");
+  const int64_t inner = config.moe_intermediate_size;
   for (size_t e = 0; e < experts.size(); ++e) {
-    experts[e].declare(loader, hidden, config.moe_intermediate_size, cat(prefix, "experts.", e, "."));
-    expert_weights_.push_back({.gate = experts[e].gate_proj.get(),
-                               .up = experts[e].up_proj.get(),
-                               .down = experts[e].down_proj.get()});
+    GatedMlp& expert = experts[e];
+    if (loader.has(stack)) {  // [experts, 2 * inner, hidden] and [experts, hidden, inner], or both transposed
+      WeightLoader::StackPart part{.count = config.num_experts,
+                                   .rows = 2 * inner,
+                                   .in = hidden,
+                                   .index = static_cast<int64_t>(e),
+                                   .first = 0,
+                                   .out = inner,
+                                   .transposed = config.transposed_experts};
+      expert.inner = inner;
+      expert.gate_proj = loader.stacked(stack, part);
+      part.first = inner;
+      expert.up_proj = loader.stacked(stack, part);
+      part.first = 0;
+      part.rows = part.out = hidden;
+      part.in = inner;
+      expert.down_proj = loader.stacked(cat(prefix, "experts.down_proj"), part);
+    } else {
+      expert.declare(loader, hidden, inner, cat(prefix, "experts.", e, "."));
+    }
+    expert_weights_.push_back(
+        {.gate = expert.gate_proj.get(), .up = expert.up_proj.get(), .down = expert.down_proj.get()});
   }
   if (config.shared_expert_intermediate_size == 0) return;
   shared_expert.declare(loader, hidden, config.shared_expert_intermediate_size,
@@ -59,11 +79,12 @@ void MixtureOfExperts::forward(const Step& step, const MoeConfig& config, Rows h
   backend.add(y, nullptr, x);
 }
 
-void MlpBlock::declare(WeightLoader& loader, const ModelConfig& config, int64_t layer,
+void MlpBlock::declare(WeightLoader& loader, const ModelConfig& config, bool sparse,
                        std::string_view prefix) {
-  norm = loader.vector(cat(prefix, "post_attention_layernorm.weight"), config.hidden_size);
+  norm = loader.norm(cat(prefix, "post_attention_layernorm.weight"), config.hidden_size,
+                     config.zero_centred_norms);
   const std::string name = cat(prefix, "mlp.");
-  if (config.moe && config.moe->sparse_layers[static_cast<size_t>(layer)]) {
+  if (sparse) {
     mlp.emplace<MixtureOfExperts>().declare(loader, config.hidden_size, *config.moe, name);
   } else {
     mlp.emplace<GatedMlp>().declare(loader, config.hidden_size, config.intermediate_size, name);

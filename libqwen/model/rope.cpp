@@ -10,7 +10,7 @@ namespace qwen {
 // ones by `factor` and leaves the fast ones, with a ramp in between; a pair counts as fast when it turns more than
 // beta_fast times over the original context, as slow when it turns less than beta_slow times.
 RopeTable make_rope_table(const ModelConfig& config) {
-  const int64_t d = config.head_dim;
+  const int64_t d = config.rotary_dim;
   RopeTable table;
   table.inverse_frequencies.resize(static_cast<size_t>(d / 2));
   table.axis.assign(static_cast<size_t>(d / 2), 0);

@@ -7,8 +7,14 @@ namespace qwen {
 WeightLoader::WeightLoader(const TensorSource& source, const std::optional<QuantizationConfig>& quantization,
                            Backend* backend, std::function<void(size_t)> progress)
     : source_(source), quantization_(quantization), backend_(backend), progress_(std::move(progress)) {
-  // Qwen3-Embedding files hold the bare decoder: "embed_tokens.weight" instead of "model.embed_tokens.weight".
-  if (!source.find("embed_tokens.weight")) prefix_ = "model.";
+  // Qwen3-Embedding files hold the bare decoder; in multimodal ones the towers stand beside it.
+  for (const char* prefix :
+       {"", "model.", "model.language_model.", "language_model.model.", "thinker.model."}) {
+    if (!source.find(cat(prefix, "embed_tokens.weight"))) continue;
+    prefix_ = prefix;
+    return;
+  }
+  prefix_ = "model.";
 }
 
 WeightPtr WeightLoader::matrix(std::string_view name, int64_t out, int64_t in) {
@@ -19,8 +25,35 @@ WeightPtr WeightLoader::vector(std::string_view name, int64_t size) {
   return load(cat(prefix_, name), {size}, WeightUse::vector);
 }
 
+WeightPtr WeightLoader::norm(std::string_view name, int64_t size, bool zero_centred) {
+  return load(cat(prefix_, name), {size}, zero_centred ? WeightUse::vector_minus_one : WeightUse::vector);
+}
+
+WeightPtr WeightLoader::convolution(std::string_view name, int64_t channels, int64_t kernel) {
+  return load(cat(prefix_, name), {channels, 1, kernel}, WeightUse::convolution);
+}
+
+WeightPtr WeightLoader::stacked(std::string_view name, const StackPart& part) {
+  const std::string full = cat(prefix_, name);
+  if (part.transposed)
+    return load(stack_columns(find(full, {part.count, part.in, part.rows}), part.index, part.first, part.out),
+                WeightUse::transposed_matrix);
+  return load(stack_rows(find(full, {part.count, part.rows, part.in}), part.index, part.first, part.out),
+              WeightUse::matrix);
+}
+
+bool WeightLoader::has(std::string_view name) const {
+  return source_.find(cat(prefix_, name)) != nullptr;
+}
+
 WeightPtr WeightLoader::head(int64_t out, int64_t in) {
-  return load_matrix("lm_head.weight", out, in);
+  return load_matrix(head_name(), out, in);
+}
+
+std::string WeightLoader::head_name() const {
+  for (const char* outer : {"thinker.", "language_model."})
+    if (prefix_.starts_with(outer)) return cat(outer, "lm_head.weight");
+  return "lm_head.weight";
 }
 
 void WeightLoader::count(int64_t parameters, size_t bytes) {
@@ -45,7 +78,7 @@ std::string WeightLoader::missing_hint(const std::string& name) const {
   return cat(" (there is ", quote(packed), ", but config.json has no quantization_config for it)");
 }
 
-WeightPtr WeightLoader::load(const std::string& name, std::vector<int64_t> shape, WeightUse use) {
+const TensorView& WeightLoader::find(const std::string& name, const std::vector<int64_t>& shape) const {
   const TensorView* tensor = source_.find(name);
   if (!tensor)
     fail(Status::invalid_file, source_.description(), ": tensor '", name,
@@ -56,9 +89,20 @@ WeightPtr WeightLoader::load(const std::string& name, std::vector<int64_t> shape
   if (tensor->dtype != DType::f32 && tensor->dtype != DType::f16 && tensor->dtype != DType::bf16)
     fail(Status::unsupported, tensor->source, ": tensor '", name, "' is ", dtype_name(tensor->dtype),
          "; supported are F32, F16 and BF16, and F8_E4M3 where quantization_config says 'fp8'");
-  count(static_cast<int64_t>(tensor->bytes / dtype_size(tensor->dtype)), tensor->bytes);
-  WeightPtr weight = backend_ ? backend_->load(*tensor, use) : nullptr;
-  if (progress_) progress_(tensor->bytes);
+  return *tensor;
+}
+
+WeightPtr WeightLoader::load(const std::string& name, std::vector<int64_t> shape, WeightUse use) {
+  return load(find(name, shape), use);
+}
+
+WeightPtr WeightLoader::load(const TensorView& tensor, WeightUse use) {
+  int64_t elements = 1;
+  for (const int64_t size : tensor.shape) elements *= size;
+  const size_t bytes = static_cast<size_t>(elements) * dtype_size(tensor.dtype);
+  count(elements, bytes);
+  WeightPtr weight = backend_ ? backend_->load(tensor, use) : nullptr;
+  if (progress_) progress_(bytes);
   return weight;
 }
 

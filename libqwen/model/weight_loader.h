@@ -21,14 +21,41 @@ class WeightLoader {
   WeightLoader(const TensorSource& source, const std::optional<QuantizationConfig>& quantization,
                Backend* backend, std::function<void(size_t)> progress = nullptr);
 
-  // name without the prefix: "layers.0.mlp.up_proj.weight". Most files put "model." in front, some do not.
+  // name without the prefix: "layers.0.mlp.up_proj.weight". Files put "model.", "model.language_model.", … in front, or nothing.
   // Throws Error(invalid_file) naming the tensor: absent, wrong shape; (unsupported) dtype. A matrix may be
   // quantised: its parts ("….up_proj.qweight", "….scales", …) are found and checked instead.
   WeightPtr matrix(std::string_view name, int64_t out, int64_t in);
   WeightPtr vector(std::string_view name, int64_t size);
-  // lm_head.weight, which never carries the prefix.
+  // A norm's weight; zero_centred: the file holds it minus one.
+  WeightPtr norm(std::string_view name, int64_t size, bool zero_centred);
+  // [channels, 1, kernel], depthwise.
+  WeightPtr convolution(std::string_view name, int64_t channels, int64_t kernel);
+  // Rows [first, first + out) of matrix `index` in a stack [count, rows, in]; transposed: [count, in, rows].
+  struct StackPart {
+    int64_t count, rows, in;
+    int64_t index, first, out;
+    bool transposed;
+  };
+  WeightPtr stacked(std::string_view name, const StackPart& part);
+  bool has(std::string_view name) const;
+  // While one lives, names are of a part that stands beside the decoder: "mtp.".
+  class Beside {
+   public:
+    Beside(WeightLoader& loader, std::string prefix) : loader_(loader), decoder_(loader.prefix_) {
+      loader_.prefix_ = std::move(prefix);
+    }
+    ~Beside() { loader_.prefix_ = decoder_; }
+    Beside(const Beside&) = delete;
+    Beside& operator=(const Beside&) = delete;
+
+   private:
+    WeightLoader& loader_;
+    std::string decoder_;
+  };
+  // lm_head.weight, which stands beside the decoder.
   WeightPtr head(int64_t out, int64_t in);
-  bool has_head() const { return source_.find("lm_head.weight") != nullptr; }
+  bool has_head() const { return source_.find(head_name()) != nullptr; }
+  // Not a bare decoder, as embedding models are.
   bool has_prefix() const { return !prefix_.empty(); }
 
   // Of the matrices as the model uses them, not of the words that they may be packed in.
@@ -38,7 +65,10 @@ class WeightLoader {
 
  private:
   WeightPtr load_matrix(const std::string& name, int64_t out, int64_t in);
+  const TensorView& find(const std::string& name, const std::vector<int64_t>& shape) const;
   WeightPtr load(const std::string& name, std::vector<int64_t> shape, WeightUse use);
+  WeightPtr load(const TensorView& tensor, WeightUse use);
+  std::string head_name() const;
   std::string missing_hint(const std::string& name) const;
   void count(int64_t parameters, size_t bytes);
 
@@ -46,7 +76,7 @@ class WeightLoader {
   std::optional<QuantizationConfig> quantization_;
   Backend* backend_;
   std::function<void(size_t)> progress_;
-  std::string prefix_;
+  std::string prefix_;  // of the text model's names
   int64_t parameters_ = 0;
   size_t bytes_ = 0;
 };

@@ -34,15 +34,15 @@ struct Random {
 };
 
 // Prompts share heads of many lengths, so that blocks are found again, and parameters are of every kind.
-std::vector<RequestInput> make_requests(Random& random, int count, int64_t vocab_size) {
+std::vector<RequestInput> make_requests(Random& random, int count, int64_t vocab_size, int64_t longest) {
   std::vector<std::vector<int32_t>> heads(4);
   for (auto& head : heads)
-    for (int i = 0; i < 150; ++i) head.push_back(static_cast<int32_t>(random.below(vocab_size)));
+    for (int64_t i = 0; i < longest; ++i) head.push_back(static_cast<int32_t>(random.below(vocab_size)));
   std::vector<RequestInput> requests;
   for (int i = 0; i < count; ++i) {
     RequestInput input;
     const auto& head = heads[static_cast<size_t>(random.below(4))];
-    input.prompt.assign(head.begin(), head.begin() + random.below(150));
+    input.prompt.assign(head.begin(), head.begin() + random.below(longest));
     for (int64_t tail = 1 + random.below(12); tail > 0; --tail)
       input.prompt.push_back(static_cast<int32_t>(random.below(vocab_size)));
     SamplingParams& params = input.params;
@@ -155,7 +155,13 @@ int count_differences(const Setting& setting, uint64_t seed, int schedules, doub
     broken->model = std::make_shared<OrderDependent>(loaded->model);
     loaded = broken;
   }
-  const auto inputs = make_requests(random, 24, loaded->model->config().vocab_size);
+  int64_t block = 0, state = 0;
+  for (const auto& group : loaded->model->cache_groups())
+    (group.recurrent() ? state : block) +=
+        static_cast<int64_t>(create_cpu_backend(resolve_cpu_options(base))->cache_block_bytes(group));
+  // Hybrids keep a state every 256 positions.
+  const int64_t longest = state > 0 ? 300 : 150;
+  const auto inputs = make_requests(random, 24, loaded->model->config().vocab_size, longest);
   std::vector<RequestOutcome> alone;
   {
     Options options = base;
@@ -172,13 +178,11 @@ int count_differences(const Setting& setting, uint64_t seed, int schedules, doub
     options.set("prefix_cache", int64_t{!random.one_in(4)});
     options.set("max_batch_tokens", random.one_in(3) ? 1 + random.below(8) : 1 + random.below(512));
     options.set("max_running", 1 + random.below(64));
-    if (random.one_in(
-            2)) {  // so little that requests are preempted; the longest one must fit: 162 + 40 tokens
-      int64_t block = 0;
-      const auto backend = create_cpu_backend(resolve_cpu_options(base));
-      for (const auto& group : loaded->model->cache_groups())
-        block += static_cast<int64_t>(backend->cache_block_bytes(group));
-      options.set("kv_cache_bytes", block * (7 + random.below(20)));
+    // So little that requests are preempted; the longest one must fit: its head, 12 tokens more, 40 generated.
+    if (random.one_in(2)) {
+      const int64_t blocks = block * ((longest + 12 + 40) / kCacheBlock + 1 + random.below(20));
+      const int64_t states = state * (2 + random.below(8));
+      options.set("kv_cache_bytes", state > 0 ? 2 * std::max(blocks, states) : blocks);
     }
     Engine engine(loaded, options, [&](const StepTrace& step) {
       coverage.preempted += step.preempted;
@@ -208,7 +212,7 @@ TEST_CASE("a request's tokens and log-probabilities are the same bits whatever e
   std::vector<Setting> settings;
   for (const cpu::Isa level : cpu::available_isas())
     for (const char* dtype : {"f32", "bf16"})
-      for (const char* checkpoint : {"qwen2_sliding", "qwen3_yarn", "qwen2_moe"})
+      for (const char* checkpoint : {"qwen2_sliding", "qwen3_yarn", "qwen2_moe", "qwen3_5", "qwen3_next"})
         settings.push_back({checkpoint, dtype, std::string(cpu::isa_name(level))});
   uint64_t seed = seconds > 0 ? std::random_device()() : 20261121;
   Coverage coverage;

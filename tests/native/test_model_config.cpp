@@ -310,12 +310,13 @@ TEST_CASE("what this version cannot run is refused by name") {
   };
   const std::vector<Case> cases = {
       {kQwen3,
-       {{"architectures", R"(["Qwen3NextForCausalLM"])"}, {"model_type", R"("qwen3_next")"}},
-       "architecture 'Qwen3NextForCausalLM' is not supported by this version (supported: Qwen2ForCausalLM, "
-       "Qwen3ForCausalLM, Qwen2MoeForCausalLM, Qwen3MoeForCausalLM)"},
+       {{"architectures", R"(["Qwen4ExpForConditionalGeneration"])"}, {"model_type", R"("qwen4_exp")"}},
+       "architecture 'Qwen4ExpForConditionalGeneration' is not supported by this version (supported: "
+       "Qwen2ForCausalLM, Qwen3ForCausalLM, Qwen2MoeForCausalLM, Qwen3MoeForCausalLM, "
+       "Qwen3NextForCausalLM, "},
       {kQwen3, moe_with({{"use_sliding_window", "true"}}), "key 'use_sliding_window' is true"},
       {kQwen3, {{"architectures", R"(["Qwen3\u001bModel"])"}}, "'Qwen3\\x1bModel'"},
-      {kQwen3, {{"architectures", kAbsent}, {"model_type", R"("qwen3_vl")"}}, "model_type 'qwen3_vl'"},
+      {kQwen3, {{"architectures", kAbsent}, {"model_type", R"("qwen3_asr")"}}, "model_type 'qwen3_asr'"},
       {kQwen2, quantized(R"("quant_method": "bitsandbytes")"),
        "quantization 'bitsandbytes' is not supported by this version (supported: 'fp8', 'gptq', 'awq', and "
        "weights "},
@@ -558,6 +559,89 @@ TEST_CASE("a generation setting out of bounds is an error that names key and val
   }
 }
 
+// The hybrids' keys, as Qwen3-Next has them and as Qwen3.5 nests them.
+const std::string kNext = R"({"architectures": ["Qwen3NextForCausalLM"], "model_type": "qwen3_next",
+  "vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 5,
+  "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 4096,
+  "num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 48,
+  "shared_expert_intermediate_size": 32, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+  "linear_key_head_dim": 16, "linear_value_head_dim": 24, "linear_conv_kernel_dim": 4)";
+
+std::string next_with(std::string_view changes) {
+  return cat(kNext, ", ", changes, "}");
+}
+
+std::string qwen3_5_with(std::string_view text_changes,
+                         std::string_view top_changes = R"("eos_token_id": 7)") {
+  return cat(R"({"architectures": ["Qwen3_5ForConditionalGeneration"], "model_type": "qwen3_5", )",
+             top_changes,
+             R"(, "text_config": {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128,
+  "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+  "max_position_embeddings": 4096, "eos_token_id": 5, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+  "linear_key_head_dim": 16, "linear_value_head_dim": 16, "linear_conv_kernel_dim": 4, )",
+             text_changes, "}}");
+}
+
+TEST_CASE("the hybrids' configuration") {
+  const ModelConfig next = parse_model_config(next_with(R"("rope_theta": 10000)"), "config.json");
+  using enum LayerKind;
+  CHECK(next.layer_kinds ==
+        std::vector{linear_attention, linear_attention, linear_attention, full_attention, linear_attention});
+  REQUIRE(next.gated_delta);
+  CHECK(next.gated_delta->value_heads == 4);
+  CHECK(next.gated_delta->value_dim == 24);
+  CHECK(next.gated_delta->channels() == 2 * 2 * 16 + 4 * 24);
+  CHECK(next.grouped_projections);
+  CHECK(next.attention_gate);
+  CHECK(next.rotary_dim == 8);
+  REQUIRE(next.moe);
+  CHECK(next.moe->norm_topk_prob);
+  CHECK(next.moe->shared_expert_intermediate_size == 32);
+
+  const std::string text = qwen3_5_with(
+      R"("layer_types": ["full_attention", "linear_attention"], "rope_parameters": {"rope_type": "default",
+      "rope_theta": 5000, "partial_rotary_factor": 0.5, "mrope_section": [11, 11, 10], "mrope_interleaved": true})",
+      R"("tie_word_embeddings": true)");
+  const ModelConfig dense = parse_model_config(text, "config.json");
+  CHECK(dense.layer_kinds == std::vector{full_attention, linear_attention});
+  CHECK(dense.head_dim == 256);
+  CHECK(dense.rotary_dim == 128);
+  CHECK(dense.rope_theta == 5000);
+  CHECK(dense.tie_word_embeddings);
+  CHECK(!dense.grouped_projections);
+  CHECK(!dense.moe);
+  CHECK(parse_eos_token_ids(text, "config.json") == std::vector<int32_t>{5});
+
+  struct Case {
+    std::string json;
+    Status status;
+    const char* fragment;
+  };
+  const std::vector<Case> cases = {
+      {next_with(R"("linear_conv_kernel_dim": 17)"), Status::invalid_file, "linear_conv_kernel_dim"},
+      {qwen3_5_with(R"("output_gate_type": "sigmoid")"), Status::unsupported,
+       "key 'text_config.output_gate_type' is 'sigmoid'; it must be 'swish' or absent"},
+      {qwen3_5_with(R"("attn_output_gate": false)"), Status::unsupported, "text_config.attn_output_gate"},
+      {qwen3_5_with(R"("layer_types": ["linear_attention", "linear_attention"])"), Status::unsupported,
+       "key 'text_config.layer_types' is a list without 'full_attention'"},
+      {qwen3_5_with(R"("layer_types": ["full_attention", "sliding_attention"])"), Status::unsupported,
+       "it must be a list of 'full_attention' and 'linear_attention'"},
+      {qwen3_5_with(R"("partial_rotary_factor": 0.001)"), Status::invalid_file,
+       "such that an even number of a head's 256 elements is turned"},
+      {R"({"architectures": ["Qwen3_5ForConditionalGeneration"], "model_type": "qwen3_5"})",
+       Status::invalid_file,
+       "key 'text_config' is missing; it must be an object for Qwen3_5ForConditionalGeneration"},
+      {R"({"architectures": ["Qwen2_5OmniModel"], "model_type": "qwen2_5_omni", "thinker_config": {}})",
+       Status::invalid_file, "key 'thinker_config.text_config' is missing"},
+      {R"({"architectures": ["Qwen2_5OmniModel"], "model_type": "qwen2_5_omni"})", Status::invalid_file,
+       "key 'thinker_config' is missing"},
+  };
+  for (const Case& wrong : cases) {
+    CAPTURE(wrong.json);
+    check_refused(wrong.json, wrong.status, wrong.fragment);
+  }
+}
+
 // The published configurations live outside the repository (QWEN_SHARED, or shared/ beside or in the
 // checkout).
 TEST_CASE("every published config is read or refused by name") {
@@ -584,6 +668,12 @@ TEST_CASE("every published config is read or refused by name") {
       {"Qwen3-32B", {64, 5120, 64, 8, 128, 151936, false}},
       {"Qwen3-Embedding-8B", {36, 4096, 32, 8, 128, 151665, false}},
       {"Qwen3-Reranker-8B", {36, 4096, 32, 8, 128, 151669, false}},
+      {"Qwen3-Next-80B-A3B-Instruct", {48, 2048, 16, 2, 256, 151936, false}},
+      {"Qwen3.5-0.8B", {24, 1024, 8, 2, 256, 248320, true}},
+      {"Qwen3.6-27B", {64, 5120, 24, 4, 256, 248320, false}},
+      {"Qwen3.6-35B-A3B", {40, 2048, 16, 2, 256, 248320, false}},
+      {"Qwen2-Audio-7B-Instruct", {32, 4096, 32, 32, 128, 156032, false}},
+      {"Qwen3-VL-30B-A3B-Instruct", {48, 2048, 32, 4, 128, 151936, false}},
   };
   size_t read = 0, refused = 0, known_read = 0;
   for (const auto& entry : fs::directory_iterator(configs)) {
@@ -596,20 +686,24 @@ TEST_CASE("every published config is read or refused by name") {
     if (!fs::exists(file)) continue;
     const MappedFile text(file, LoadMode::read);
     const auto starts = [&](std::string_view prefix) { return model.starts_with(prefix); };
-    // What the name of a published model says: text models are ours, unless they are hybrids.
-    bool expected = starts("Qwen1.5-") || starts("Qwen2-") || starts("Qwen2.5-") || starts("Qwen3-");
-    for (const char* other : {"-VL", "-Audio", "-Omni", "-ASR", "-Next"})
+    bool expected = true;
+    for (const char* other : {"-ASR", "-Flash-Next"})
       expected = expected && model.find(other) == std::string::npos;
     try {
       const ModelConfig config = parse_model_config(text.text(), file.string());
       CHECK(expected);
       ++read;
       CHECK(config.sliding_window == 0);
-      CHECK(config.torch_dtype == (model.ends_with("-AWQ") ? "float16" : "bfloat16"));
+      const bool omni = model.find("-Omni") != std::string::npos;
+      CHECK(config.torch_dtype == (model.ends_with("-AWQ") && !omni ? "float16" : "bfloat16"));
       CHECK(config.quantization.has_value() == (model.ends_with("-AWQ") || model.ends_with("-FP8")));
       CHECK(config.query_key_norm == starts("Qwen3"));
       CHECK(config.attention_bias == !starts("Qwen3"));
-      CHECK(parse_eos_token_ids(text.text(), file.string()).size() == 1);
+      if (!omni) CHECK(parse_eos_token_ids(text.text(), file.string()).size() == 1);
+      const bool hybrid = starts("Qwen3.") || starts("Qwen3-Next");
+      CHECK(config.gated_delta.has_value() == hybrid);
+      CHECK(config.zero_centred_norms == hybrid);
+      CHECK(config.rotary_dim == (hybrid ? config.head_dim / 4 : config.head_dim));
       const auto sizes = known.find(model);
       if (sizes == known.end()) continue;
       ++known_read;

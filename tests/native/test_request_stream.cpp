@@ -13,8 +13,8 @@ using namespace qwen;
 
 namespace {
 
-std::shared_ptr<const LoadedModel> open_test_model() {
-  return open_model(std::string(QWEN_TEST_DATA) + "/../parity/data/qwen3_embedding", Options());
+std::shared_ptr<const LoadedModel> open_test_model(const char* name = "qwen3_embedding") {
+  return open_model(std::string(QWEN_TEST_DATA) + "/../parity/data/" + name, Options());
 }
 
 Options options(std::initializer_list<std::pair<const char*, int64_t>> values) {
@@ -62,7 +62,15 @@ TEST_CASE("many requests pass a queue that holds few, a few steps' worth at a ti
 }
 
 TEST_CASE("the last row is the one that all hidden states end with, in one step with them and in chunks") {
-  const auto loaded = open_test_model();
+  const char* name = nullptr;
+  SUBCASE("dense") {
+    name = "qwen3_embedding";
+  }
+  SUBCASE("hybrid") {
+    name = "qwen3_5";
+  }
+  const auto loaded = open_test_model(name);
+  const ModelConfig& config = loaded->model->config();
   for (const int64_t chunk : {512, 64, 7}) {
     Engine engine(loaded, options({{"max_batch_tokens", chunk}}));
     const auto queue = std::make_shared<EventQueue>();
@@ -81,11 +89,11 @@ TEST_CASE("the last row is the one that all hidden states end with, in one step 
     engine.drain(-1);
     for (size_t i = 0; i < 12; i += 2) {
       const auto& all = requests[i]->hidden_states.back();
-      CHECK(requests[i + 1]->last_hidden == std::vector<float>(all.end() - 64, all.end()));
+      CHECK(requests[i + 1]->last_hidden == std::vector<float>(all.end() - config.hidden_size, all.end()));
       CHECK(requests[i]->last_hidden.empty());
       REQUIRE(requests[i + 1]->logits.size() == 2);
       if (i % 4 != 0) continue;
-      const auto row = requests[i]->logits.end() - 512;
+      const auto row = requests[i]->logits.end() - config.vocab_size;
       CHECK(requests[i + 1]->logits == std::vector<float>{row[5], row[3]});
     }
   }

@@ -2,6 +2,7 @@
 
 #include <map>
 #include <random>
+#include <set>
 
 #include "engine/scheduler.h"
 
@@ -25,10 +26,12 @@ std::shared_ptr<Request> request(int64_t prompt, int64_t max_tokens, const std::
 // What the engine does after a step, without a model: every complete sequence generates token 1.
 void run(Scheduler& scheduler, const ScheduledStep& step) {
   std::map<int32_t, const Sequence*> writers;  // no block is written by two sequences of one group
+  std::set<int32_t> slots;                     // nor a slot
   for (size_t i = 0; i < step.sequences.size(); ++i) {
     Sequence& s = *step.sequences[i];
     const SequenceRows& rows = step.batch.sequences[i];
     REQUIRE(rows.context_length == s.computed);
+    if (s.state_slot >= 0) CHECK(slots.insert(s.state_slot).second);
     for (size_t block = 0; block < rows.block_tables[0].size(); ++block) {
       const int32_t id = rows.block_tables[0][block];
       const bool written = (static_cast<int64_t>(block) + 1) * kCacheBlock > s.computed;
@@ -59,13 +62,22 @@ int64_t run_all(Scheduler& scheduler) {
   return rows;
 }
 
+// A group of recurrent states beside one of keys and values.
+std::vector<CacheGroupSpec> hybrid_groups() {
+  std::vector<CacheGroupSpec> groups(2);
+  groups[0] = {.layers = 1, .kv_heads = 1, .head_dim = 16, .window = 0};
+  groups[1].layers = 3;
+  groups[1].gated_delta = GatedDeltaShape{1, 1, 16, 16, 4};
+  return groups;
+}
+
 const std::vector<CacheGroupSpec> kOneGroup = {{.layers = 1, .kv_heads = 1, .head_dim = 16, .window = 0}};
 
 }  // namespace
 
 TEST_CASE("several requests run in one step, prompts in chunks of what the budget leaves") {
   const auto queue = std::make_shared<EventQueue>();
-  Scheduler scheduler(kOneGroup, 100, {.max_batch_tokens = 16, .max_running = 8});
+  Scheduler scheduler(kOneGroup, {.blocks = 100}, {.max_batch_tokens = 16, .max_running = 8});
   const auto a = request(10, 3, queue), b = request(20, 3, queue);
   scheduler.add(a);
   scheduler.add(b);
@@ -90,7 +102,7 @@ TEST_CASE("several requests run in one step, prompts in chunks of what the budge
 
 TEST_CASE("when the cache is full the latest request is preempted, computed again and still completes") {
   const auto queue = std::make_shared<EventQueue>();
-  Scheduler scheduler(kOneGroup, 4, {.max_batch_tokens = 64, .max_running = 8});
+  Scheduler scheduler(kOneGroup, {.blocks = 4}, {.max_batch_tokens = 64, .max_running = 8});
   const auto a = request(30, 40, queue), b = request(30, 40, queue);  // 3 blocks each at the end, 4 in all
   scheduler.add(a);
   scheduler.add(b);
@@ -111,7 +123,7 @@ TEST_CASE("when the cache is full the latest request is preempted, computed agai
 TEST_CASE("blocks behind a sliding window go back to the pool") {
   const auto queue = std::make_shared<EventQueue>();
   const std::vector<CacheGroupSpec> groups = {{.layers = 1, .kv_heads = 1, .head_dim = 16, .window = 8}};
-  Scheduler scheduler(groups, 10, {.max_batch_tokens = 512, .max_running = 8});
+  Scheduler scheduler(groups, {.blocks = 10}, {.max_batch_tokens = 512, .max_running = 8});
   scheduler.add(request(200, 20, queue));
   run(scheduler, scheduler.schedule());
   CHECK(scheduler.blocks_used() == 1);  // positions 192 … 199 of 200
@@ -121,7 +133,7 @@ TEST_CASE("blocks behind a sliding window go back to the pool") {
 
 TEST_CASE("a cancelled request ends before the next step, a stopped one keeps its tokens") {
   const auto queue = std::make_shared<EventQueue>();
-  Scheduler scheduler(kOneGroup, 100, {});
+  Scheduler scheduler(kOneGroup, {.blocks = 100}, {});
   const auto cancelled = request(5, 100, queue), stopped = request(5, 100, queue);
   scheduler.add(cancelled);
   scheduler.add(stopped);
@@ -139,7 +151,7 @@ TEST_CASE("a cancelled request ends before the next step, a stopped one keeps it
 
 TEST_CASE("every request in flight ends with the engine") {
   const auto queue = std::make_shared<EventQueue>();
-  Scheduler scheduler(kOneGroup, 100, {.max_batch_tokens = 8, .max_running = 1});
+  Scheduler scheduler(kOneGroup, {.blocks = 100}, {.max_batch_tokens = 8, .max_running = 1});
   const auto a = request(5, 100, queue), b = request(5, 100, queue);
   scheduler.add(a);
   scheduler.add(b);
@@ -152,7 +164,7 @@ TEST_CASE("every request in flight ends with the engine") {
 
 TEST_CASE("a prompt that begins like an earlier one takes those full blocks from the cache") {
   const auto queue = std::make_shared<EventQueue>();
-  Scheduler scheduler(kOneGroup, 20, {});
+  Scheduler scheduler(kOneGroup, {.blocks = 20}, {});
   scheduler.add(request(100, 1, queue, 5));
   CHECK(run_all(scheduler) == 100);
   const auto same = request(100, 1, queue, 5), longer = request(150, 1, queue, 5);
@@ -171,7 +183,7 @@ TEST_CASE("a prompt that begins like an earlier one takes those full blocks from
 
 TEST_CASE("at least the last row of a prompt is computed, for its logits") {
   const auto queue = std::make_shared<EventQueue>();
-  Scheduler scheduler(kOneGroup, 20, {});
+  Scheduler scheduler(kOneGroup, {.blocks = 20}, {});
   scheduler.add(request(64, 1, queue, 5));
   scheduler.add(request(64, 1, queue, 5));
   CHECK(run_all(scheduler) == 128);  // both at once: nothing was there yet
@@ -181,7 +193,7 @@ TEST_CASE("at least the last row of a prompt is computed, for its logits") {
 
 TEST_CASE("what was generated is found again too, and the oldest blocks make room first") {
   const auto queue = std::make_shared<EventQueue>();
-  Scheduler scheduler(kOneGroup, 4, {});
+  Scheduler scheduler(kOneGroup, {.blocks = 4}, {});
   const auto first = request(40, 40, queue, 5);
   scheduler.add(first);
   run_all(scheduler);  // 79 rows are in the cache: 2 full blocks and a part
@@ -201,7 +213,7 @@ TEST_CASE("what was generated is found again too, and the oldest blocks make roo
 
 TEST_CASE("an unfinished block has one owner at a time") {
   const auto queue = std::make_shared<EventQueue>();
-  Scheduler scheduler(kOneGroup, 20, {});
+  Scheduler scheduler(kOneGroup, {.blocks = 20}, {});
   scheduler.add(request(40, 1, queue, 5));
   CHECK(run_all(scheduler) == 40);
   for (int i = 0; i < 2; ++i) scheduler.add(request(60, 1, queue, 5));
@@ -216,7 +228,7 @@ TEST_CASE("random requests on a small cache all complete, and every block comes 
   std::mt19937 random(7);
   const auto below = [&](int64_t n) { return static_cast<int64_t>(random() % static_cast<uint32_t>(n)); };
   for (int round = 0; round < 20; ++round) {
-    Scheduler scheduler(std::vector{kOneGroup[0], windowed}, 24,
+    Scheduler scheduler(std::vector{kOneGroup[0], windowed}, {.blocks = 24},
                         {.max_batch_tokens = 1 + below(100), .max_running = 6});
     std::vector<std::shared_ptr<Request>> requests;
     for (int i = 0; i < 30; ++i) {
@@ -241,7 +253,7 @@ TEST_CASE("random requests on a small cache all complete, and every block comes 
 
 TEST_CASE("without the prefix cache everything is computed") {
   const auto queue = std::make_shared<EventQueue>();
-  Scheduler scheduler(kOneGroup, 20, {.prefix_cache = false});
+  Scheduler scheduler(kOneGroup, {.blocks = 20}, {.prefix_cache = false});
   for (int i = 0; i < 2; ++i) {
     scheduler.add(request(100, 1, queue, 5));
     CHECK(run_all(scheduler) == 100);
@@ -255,7 +267,7 @@ TEST_CASE("with a sliding window only the blocks that the next row sees are shar
   windowed.window = 40;
   for (const auto& groups :
        {std::vector{windowed}, std::vector{windowed, full}, std::vector{full, windowed}}) {
-    Scheduler scheduler(groups, 40, {});
+    Scheduler scheduler(groups, {.blocks = 40}, {});
     scheduler.add(request(200, 1, queue, 5));
     CHECK(run_all(scheduler) == 200);
     scheduler.add(request(250, 1, queue, 5));
@@ -264,9 +276,75 @@ TEST_CASE("with a sliding window only the blocks that the next row sees are shar
   }
 }
 
+TEST_CASE(
+    "states are found again at multiples of 64: the last one before the prompt's end, and every 256 "
+    "positions") {
+  const auto queue = std::make_shared<EventQueue>();
+  const auto computed_after = [&](int64_t first, int64_t second, int64_t states) {
+    Scheduler scheduler(hybrid_groups(), {.blocks = 100, .states = states}, {});
+    scheduler.add(request(first, 1, queue, 5));
+    CHECK(run_all(scheduler) == first);
+    scheduler.add(request(second, 1, queue, 5));
+    const int64_t rows = run_all(scheduler);
+    CHECK(scheduler.blocks_used() == 0);
+    return rows;
+  };
+  CHECK(computed_after(200, 250, 8) == 250 - 192);
+  CHECK(computed_after(63, 250, 8) == 250);  // no state was reached
+  CHECK(computed_after(64, 250, 8) == 250 - 64);
+  CHECK(computed_after(200, 190, 8) == 190);        // all that is kept lies behind it
+  CHECK(computed_after(600, 300, 8) == 300 - 256);  // passed on the way
+  CHECK(computed_after(600, 600, 8) == 600 - 576);
+  CHECK(computed_after(600, 300, 2) == 300);  // no room for those on the way
+  CHECK(computed_after(600, 650, 2) == 650 - 576);
+}
+
+TEST_CASE("an answer's last state is kept for what follows it") {
+  const auto queue = std::make_shared<EventQueue>();
+  Scheduler scheduler(hybrid_groups(), {.blocks = 100, .states = 8}, {});
+  RequestInput following;
+  const auto first = request(10, 140, queue, 5);
+  scheduler.add(first);
+  run_all(scheduler);
+  for (int32_t i = 0; i < 10; ++i) following.prompt.push_back(5 + i);
+  for (int i = 0; i < 140; ++i) following.prompt.push_back(1);
+  scheduler.add(request(0, 1, queue, 0, 1, following));
+  CHECK(run_all(scheduler) == 150 - 128);
+}
+
+TEST_CASE("random requests on few states all complete, and every state comes back") {
+  const auto queue = std::make_shared<EventQueue>();
+  std::mt19937 random(9);
+  const auto below = [&](int64_t n) { return static_cast<int64_t>(random() % static_cast<uint32_t>(n)); };
+  for (int round = 0; round < 20; ++round) {
+    const int64_t states = 2 + below(8);
+    Scheduler scheduler(
+        hybrid_groups(), {.blocks = 24, .states = states},
+        {.max_batch_tokens = 1 + below(200), .max_running = std::max<int64_t>(1, states / 2)});
+    std::vector<std::shared_ptr<Request>> requests;
+    for (int i = 0; i < 30; ++i) {
+      requests.push_back(
+          request(1 + below(500), 1 + below(100), queue, static_cast<int32_t>(below(3)), 1 + below(3)));
+      scheduler.add(requests.back());
+      for (int64_t steps = below(10); steps > 0 && !scheduler.idle(); --steps) {
+        if (below(20) == 0) requests[static_cast<size_t>(below(i + 1))]->cancel();
+        scheduler.sweep();
+        run(scheduler, scheduler.schedule());
+      }
+    }
+    run_all(scheduler);
+    CHECK(scheduler.blocks_used() == 0);
+    for (const auto& r : requests) {
+      if (r->cancel_wanted()) continue;
+      for (const auto& choice : r->outcome().choices)
+        CHECK(static_cast<int64_t>(choice.token_ids.size()) == r->max_tokens);
+    }
+  }
+}
+
 TEST_CASE("the choices of a request share its prompt") {
   const auto queue = std::make_shared<EventQueue>();
-  Scheduler scheduler(kOneGroup, 40, {});
+  Scheduler scheduler(kOneGroup, {.blocks = 40}, {});
   const auto r = request(100, 5, queue, -1, 3);
   scheduler.add(r);
   CHECK(run_all(scheduler) == 100 + 4 + 2 * (4 + 4));
@@ -276,7 +354,7 @@ TEST_CASE("the choices of a request share its prompt") {
 
 TEST_CASE("cancelling a request ends all its choices, those that have not begun too") {
   const auto queue = std::make_shared<EventQueue>();
-  Scheduler scheduler(kOneGroup, 40, {.max_batch_tokens = 10, .max_running = 8});
+  Scheduler scheduler(kOneGroup, {.blocks = 40}, {.max_batch_tokens = 10, .max_running = 8});
   const auto r = request(100, 5, queue, -1, 3);
   scheduler.add(r);
   run(scheduler, scheduler.schedule());
@@ -309,7 +387,7 @@ int64_t rows_of(const ScheduledStep& step, const std::shared_ptr<Request>& reque
 
 TEST_CASE("an urgent prompt does not wait for the end of somebody's long one") {
   const auto queue = std::make_shared<EventQueue>();
-  Scheduler scheduler(kOneGroup, 100, {.max_batch_tokens = 32, .max_running = 8});
+  Scheduler scheduler(kOneGroup, {.blocks = 100}, {.max_batch_tokens = 32, .max_running = 8});
   const auto usual = request(1000, 1, queue), first = request(40, 1, queue, -1, 1, urgent());
   scheduler.add(usual);
   run(scheduler, scheduler.schedule());
@@ -328,7 +406,7 @@ TEST_CASE("an urgent prompt does not wait for the end of somebody's long one") {
 
 TEST_CASE("an urgent request takes its blocks from those that generate, an equal one waits") {
   const auto queue = std::make_shared<EventQueue>();
-  Scheduler scheduler(kOneGroup, 4, {.max_batch_tokens = 128, .max_running = 8});
+  Scheduler scheduler(kOneGroup, {.blocks = 4}, {.max_batch_tokens = 128, .max_running = 8});
   const auto a = request(60, 60, queue), b = request(60, 60, queue);
   scheduler.add(a);
   scheduler.add(b);
@@ -353,7 +431,7 @@ TEST_CASE("an urgent request takes its blocks from those that generate, an equal
 
 TEST_CASE("who lacks blocks is not overtaken by those behind it") {
   const auto queue = std::make_shared<EventQueue>();
-  Scheduler scheduler(kOneGroup, 4, {.max_batch_tokens = 64, .max_running = 8});
+  Scheduler scheduler(kOneGroup, {.blocks = 4}, {.max_batch_tokens = 64, .max_running = 8});
   const auto a = request(32, 60, queue), b = request(100, 1, queue), c = request(10, 1, queue);
   scheduler.add(a);
   run(scheduler, scheduler.schedule());
@@ -371,7 +449,7 @@ TEST_CASE("who lacks blocks is not overtaken by those behind it") {
 
 TEST_CASE("an urgent request does not wait behind one of those that lack blocks") {
   const auto queue = std::make_shared<EventQueue>();
-  Scheduler scheduler(kOneGroup, 4, {.max_batch_tokens = 128, .max_running = 8});
+  Scheduler scheduler(kOneGroup, {.blocks = 4}, {.max_batch_tokens = 128, .max_running = 8});
   const auto a = request(62, 30, queue), b = request(63, 30, queue);
   scheduler.add(a);
   scheduler.add(b);
@@ -388,7 +466,7 @@ TEST_CASE("an urgent request does not wait behind one of those that lack blocks"
 
 TEST_CASE("an urgent request takes the place of one that runs, an equal one waits for it") {
   const auto queue = std::make_shared<EventQueue>();
-  Scheduler scheduler(kOneGroup, 40, {.max_batch_tokens = 128, .max_running = 2});
+  Scheduler scheduler(kOneGroup, {.blocks = 40}, {.max_batch_tokens = 128, .max_running = 2});
   const auto a = request(20, 10, queue), b = request(20, 10, queue), c = request(20, 10, queue),
              first = request(20, 10, queue, -1, 1, urgent());
   for (const auto& r : {a, b, c}) scheduler.add(r);
@@ -409,7 +487,7 @@ TEST_CASE("an urgent request takes the place of one that runs, an equal one wait
 
 TEST_CASE("rows whose logits nobody wants are computed by the full budget, those with logits by few") {
   const auto queue = std::make_shared<EventQueue>();
-  Scheduler scheduler(kOneGroup, 400, {.max_batch_tokens = 512, .max_running = 8});
+  Scheduler scheduler(kOneGroup, {.blocks = 400}, {.max_batch_tokens = 512, .max_running = 8});
   RequestInput tail;
   tail.tensors = {.logits = true, .hidden_states = false, .first_row = 1000};
   const auto forward = request(1100, 0, queue, -1, 1, tail);
@@ -427,7 +505,7 @@ TEST_CASE("rows whose logits nobody wants are computed by the full budget, those
 
 TEST_CASE("all requests of a step together have few rows of logits") {
   const auto queue = std::make_shared<EventQueue>();
-  Scheduler scheduler(kOneGroup, 400, {.max_batch_tokens = 512, .max_running = 8});
+  Scheduler scheduler(kOneGroup, {.blocks = 400}, {.max_batch_tokens = 512, .max_running = 8});
   RequestInput input;
   input.params.prompt_logprobs = true;
   for (int i = 0; i < 4; ++i) scheduler.add(request(100, 3, queue, -1, 1, input));
@@ -441,7 +519,7 @@ TEST_CASE("all requests of a step together have few rows of logits") {
 
 TEST_CASE("what a preempted request finds again of its answer is not counted as prompt") {
   const auto queue = std::make_shared<EventQueue>();
-  Scheduler scheduler(kOneGroup, 6, {.max_batch_tokens = 64, .max_running = 8});
+  Scheduler scheduler(kOneGroup, {.blocks = 6}, {.max_batch_tokens = 64, .max_running = 8});
   const auto a = request(33, 90, queue), b = request(33, 90, queue);
   scheduler.add(a);
   scheduler.add(b);
@@ -457,7 +535,7 @@ TEST_CASE("what a preempted request finds again of its answer is not counted as 
 TEST_CASE("the further choices go on when the first one fails, is preempted, or ends at once") {
   const auto queue = std::make_shared<EventQueue>();
   SUBCASE("fails") {
-    Scheduler scheduler(kOneGroup, 40, {.max_batch_tokens = 10, .max_running = 8});
+    Scheduler scheduler(kOneGroup, {.blocks = 40}, {.max_batch_tokens = 10, .max_running = 8});
     const auto r = request(100, 5, queue, -1, 3);
     scheduler.add(r);
     const auto step = scheduler.schedule();
@@ -469,7 +547,7 @@ TEST_CASE("the further choices go on when the first one fails, is preempted, or 
     CHECK(scheduler.blocks_used() == 0);
   }
   SUBCASE("is preempted in its prompt") {
-    Scheduler scheduler(kOneGroup, 6, {.max_batch_tokens = 40, .max_running = 8});
+    Scheduler scheduler(kOneGroup, {.blocks = 6}, {.max_batch_tokens = 40, .max_running = 8});
     const auto other = request(60, 60, queue), r = request(120, 3, queue, -1, 3);
     scheduler.add(other);
     scheduler.add(r);
@@ -477,7 +555,7 @@ TEST_CASE("the further choices go on when the first one fails, is preempted, or 
     for (const auto& choice : r->outcome().choices) CHECK(choice.token_ids.size() == 3);
   }
   SUBCASE("ends with its first token") {
-    Scheduler scheduler(kOneGroup, 40, {.max_batch_tokens = 40, .max_running = 1});
+    Scheduler scheduler(kOneGroup, {.blocks = 40}, {.max_batch_tokens = 40, .max_running = 1});
     const auto r = request(100, 1, queue, -1, 3);
     scheduler.add(r);
     run_all(scheduler);
@@ -488,7 +566,7 @@ TEST_CASE("the further choices go on when the first one fails, is preempted, or 
 
 TEST_CASE("requests that wait are counted as requests, not as choices") {
   const auto queue = std::make_shared<EventQueue>();
-  Scheduler scheduler(kOneGroup, 40, {.max_batch_tokens = 40, .max_running = 1});
+  Scheduler scheduler(kOneGroup, {.blocks = 40}, {.max_batch_tokens = 40, .max_running = 1});
   scheduler.add(request(10, 20, queue, -1, 8));
   scheduler.add(request(10, 20, queue, -1, 8));
   CHECK(scheduler.waiting_requests() == 2);

@@ -19,6 +19,9 @@ HERE = Path(__file__).resolve().parent
 COMMITTED = HERE / "data"
 SHARED = Path(os.environ.get("QWEN_SHARED", HERE.parents[2] / "shared")) / "reference"
 CASES = [
+    "qwen2_5_omni_thinker",
+    "qwen2_5_vl",
+    "qwen2_audio",
     "qwen2_awq",
     "qwen2_f32",
     "qwen2_gptq_int4",
@@ -27,7 +30,10 @@ CASES = [
     "qwen2_sliding",
     "qwen2_tied",
     "qwen2_untied",
+    "qwen2_vl",
     "qwen2_yarn",
+    "qwen3_5",
+    "qwen3_5_moe",
     "qwen3_awq_g64",
     "qwen3_embedding",
     "qwen3_fp8",
@@ -35,11 +41,17 @@ CASES = [
     "qwen3_moe",
     "qwen3_moe_fp8",
     "qwen3_moe_nonorm",
+    "qwen3_next",
     "qwen3_odd",
+    "qwen3_omni_thinker",
     "qwen3_sharded",
     "qwen3_tied",
+    "qwen3_vl",
+    "qwen3_vl_moe",
     "qwen3_yarn",
 ]
+# What stands beside the text of some cases and is not computed yet.
+NOT_YET = {"expected_audio", "expected_image", "expected_video"}
 # What this machine has; `.ci/run` and the reader see the levels in the tests' names.
 LEVELS = build_info()["cpu_isa"]
 
@@ -59,6 +71,9 @@ def test_reference(case: str, dtype: str, isa: str, threads: int) -> None:
     reports = list(validate(folder(case), Setting(dtype, isa, threads)))
     assert reports
     for report in reports:
+        if report.file in NOT_YET:
+            assert report.not_supported == "this version computes text only"
+            continue
         assert not report.not_supported, report
         assert report.ok, report
         assert (report.backend, report.threads) == (f"cpu.{isa}", threads)

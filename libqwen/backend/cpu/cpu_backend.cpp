@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "backend/cpu/cpu_state_cache.h"
 #include "base/error.h"
 
 namespace qwen {
@@ -14,10 +15,6 @@ std::unique_ptr<Backend> create_cpu_backend(const CpuOptions& options) {
 
 namespace cpu {
 namespace {
-
-float* row(const Rows& x, int64_t index) {
-  return static_cast<float*>(x.data) + index * x.width;
-}
 
 static_assert(kBlock == kCacheBlock);
 
@@ -37,8 +34,8 @@ CpuBackend::CpuBackend(const CpuOptions& options)
       pool_(checked_threads(options.threads)) {}
 
 std::vector<KernelCount> CpuBackend::kernel_counts() const {
-  static constexpr const char* kOps[] = {"embed", "linear",   "attention", "rms_norm",
-                                         "rope",  "store_kv", "silu_mul",  "moe"};
+  static constexpr const char* kOps[] = {"embed",    "linear",   "attention", "rms_norm",    "rope",
+                                         "store_kv", "silu_mul", "moe",       "convolution", "gated_delta"};
   static constexpr const char* kFormatNames[] = {"f32", "f16", "bf16", "fp8", "gptq", "awq"};
   std::vector<KernelCount> counts;
   for (size_t i = 0; i < counts_.size(); ++i) {
@@ -61,11 +58,13 @@ std::unique_ptr<Workspace> CpuBackend::create_workspace() {
 }
 
 size_t CpuBackend::cache_block_bytes(const CacheGroupSpec& spec) const {
+  if (spec.recurrent()) return CpuStateCache::block_bytes(spec);
   const size_t heads = static_cast<size_t>(spec.layers * spec.kv_heads);
   return heads * (CpuCache::key_bytes(spec, cache_format()) + CpuCache::value_bytes(spec, cache_format()));
 }
 
 std::unique_ptr<CacheStorage> CpuBackend::create_cache(const CacheGroupSpec& spec, int64_t blocks) {
+  if (spec.recurrent()) return std::make_unique<CpuStateCache>(spec, blocks);
   return std::make_unique<CpuCache>(spec, blocks, cache_format());
 }
 
@@ -141,6 +140,27 @@ void CpuBackend::silu_mul(Rows gate, Rows up, Rows out) {
   counted(Op::silu_mul, Format::f32);
   for_rows(out.rows, out.width, [&](int64_t first, int64_t last) {
     kernels_.silu_mul(row(gate, first), row(up, first), (last - first) * out.width, row(out, first));
+  });
+}
+
+void CpuBackend::sigmoid_mul(Rows gate, Rows x, Rows out) {
+  for_rows(out.rows, out.width, [&](int64_t first, int64_t last) {
+    kernels_.sigmoid_mul(row(gate, first), row(x, first), (last - first) * out.width, row(out, first));
+  });
+}
+
+void CpuBackend::split(Rows x, int64_t groups, std::span<const SplitPart> parts) {
+  for_rows(x.rows, x.width, [&](int64_t first, int64_t last) {
+    for (int64_t r = first; r < last; ++r) {
+      const float* from = row(x, r);
+      for (int64_t group = 0; group < groups; ++group) {
+        for (const SplitPart& part : parts) {
+          std::memcpy(row(part.out, r) + part.column + group * part.width, from,
+                      static_cast<size_t>(part.width) * sizeof(float));
+          from += part.width;
+        }
+      }
+    }
   });
 }
 

@@ -23,6 +23,10 @@ namespace qwen::cpu {
 // Below this many floats an element-wise loop is over before a second thread has joined.
 inline constexpr int64_t kWorthAThread = 8192;
 
+inline float* row(const Rows& x, int64_t index) {
+  return static_cast<float*>(x.data) + index * x.width;
+}
+
 class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(const CpuOptions& options);
@@ -47,13 +51,31 @@ class CpuBackend final : public Backend {
   void attention(const CacheStorage& cache, const Batch& batch, const AttentionArgs& args, Rows q,
                  Rows out) override;
   void silu_mul(Rows gate, Rows up, Rows out) override;
+  void sigmoid_mul(Rows gate, Rows x, Rows out) override;
+  void split(Rows x, int64_t groups, std::span<const SplitPart> parts) override;
+  void convolution(CacheStorage& cache, const Batch& batch, const GatedDeltaArgs& args, Rows x,
+                   const Weight& weight, Rows out) override;
+  void gated_delta(CacheStorage& cache, const Batch& batch, const GatedDeltaArgs& args,
+                   const GatedDeltaInput& input, Rows out) override;
   void moe(Workspace& workspace, Rows x, const MoeArgs& args, Rows out) override;
   void add(Rows x, const Rows* gate, Rows out) override;
   void gather(Rows x, std::span<const int32_t> rows, Rows out) override;
   void read(Rows x, float* host) override;
 
  private:
-  enum class Op : uint8_t { embed, linear, attention, rms_norm, rope, store_kv, silu_mul, moe, count };
+  enum class Op : uint8_t {
+    embed,
+    linear,
+    attention,
+    rms_norm,
+    rope,
+    store_kv,
+    silu_mul,
+    moe,
+    convolution,
+    gated_delta,
+    count
+  };
 
   void counted(Op op, Format format) {
     counts_[static_cast<size_t>(op) * kFormats + static_cast<size_t>(format)].fetch_add(

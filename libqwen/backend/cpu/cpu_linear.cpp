@@ -10,8 +10,8 @@ namespace {
 // Up to here the weights are read as they are. With more rows a panel of them is first widened into the
 // thread's scratch, where it is aligned, dense and serves all rows (AVX-512, 512 rows of [3072, 1024] bf16:
 // 150 against 132 GFLOP/s; at 24 rows the same). Both give the same bits: widening is exact and the kernels
-// sum in one order. A quantised matrix goes this way at every row count: kernels see its float32 values only,
-// so what holds for plain weights and their bits holds for it.
+// sum in one order. A quantised or transposed matrix goes this way at every row count: kernels see its float32
+// values only, so what holds for plain weights and their bits holds for it.
 constexpr int64_t kFewRows = 32;
 // 64 outputs x 1024 floats of a panel take 256 KiB, as much of 128 rows of x 512 KiB, their partial sums 512
 // KiB: together they stay in an L2 of 2 MiB.
@@ -28,7 +28,7 @@ int64_t pieces(int64_t count, int64_t size) {
 void CpuBackend::linear(Rows x, std::span<const Projection> projections) {
   if (x.rows == 0) return;
   int64_t outputs = 0;
-  bool quantized = false;
+  bool in_panels = false;
   for (const Projection& p : projections) {
     const CpuWeight& weight = own(*p.weight);
     if (weight.width != x.width || weight.outputs != p.out.width || p.out.rows != x.rows) {
@@ -37,11 +37,11 @@ void CpuBackend::linear(Rows x, std::span<const Projection> projections) {
     }
     counted(Op::linear, weight.format);
     outputs += weight.outputs;
-    quantized = quantized || is_quantized(weight.format);
+    in_panels = in_panels || !weight.in_place();
   }
 
   const bool few = x.rows <= kFewRows;
-  const bool widened = !few || quantized;  // any of the projections
+  const bool widened = !few || in_panels;  // any of the projections
   const int64_t slice = !widened || kernels_.k_slice == 0 ? x.width : std::min(x.width, kernels_.k_slice);
   // Panels of a multiple of 8 outputs, small enough that every thread gets several.
   const int64_t by_cache = std::min(kPanelOutputs, kPanelFloats / std::max<int64_t>(1, slice));
@@ -72,7 +72,7 @@ void CpuBackend::linear(Rows x, std::span<const Projection> projections) {
                        .out = static_cast<float*>(p->out.data) + row * p->out.width + output,
                        .out_stride = p->out.width,
                        .accumulate = p->accumulate};
-    if (few && !is_quantized(weight.format)) {
+    if (few && weight.in_place()) {
       task.weight = weight.data + output * weight.row_bytes();
       kernels_.linear[static_cast<int>(weight.format)](task);
       return;

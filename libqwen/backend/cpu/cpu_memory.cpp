@@ -45,6 +45,26 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
   return *this;
 }
 
+Mapping::Mapping(size_t bytes, std::string_view purpose) : size_(bytes) {
+  if (bytes == 0) return;
+  void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (data == MAP_FAILED) out_of_memory(bytes, purpose);
+  data_ = static_cast<std::byte*>(data);
+}
+
+Mapping::~Mapping() {
+  if (data_ != nullptr) munmap(data_, size_);
+}
+
+Mapping::Mapping(Mapping&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+Mapping& Mapping::operator=(Mapping&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
 Rows CpuWorkspace::rows(int64_t rows, int64_t width) {
   const size_t bytes = round_up(static_cast<size_t>(rows * width) * sizeof(float));
   while (place_.chunk < chunks_.size() && chunks_[place_.chunk].size() - place_.used < bytes) {
@@ -81,28 +101,18 @@ CpuCache::CpuCache(const CacheGroupSpec& spec, int64_t blocks, Format format)
     : spec_(spec), blocks_(blocks), format_(format) {
   const size_t heads = static_cast<size_t>(spec.layers * blocks * spec.kv_heads);
   key_plane_bytes_ = round_up(heads * key_bytes(spec, format));
-  bytes_ = key_plane_bytes_ + heads * value_bytes(spec, format);
-  if (bytes_ == 0) return;
-  void* data = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (data == MAP_FAILED) {
-    out_of_memory(bytes_,
-                  cat("a key/value cache of ", blocks, " blocks (", blocks * kCacheBlock, " positions)"));
-  }
-  data_ = static_cast<std::byte*>(data);
-}
-
-CpuCache::~CpuCache() {
-  if (data_ != nullptr) munmap(data_, bytes_);
+  memory_ = Mapping(key_plane_bytes_ + heads * value_bytes(spec, format),
+                    cat("a key/value cache of ", blocks, " blocks (", blocks * kCacheBlock, " positions)"));
 }
 
 std::byte* CpuCache::keys(int64_t layer, int64_t block, int64_t head) const {
   const int64_t index = (layer * blocks_ + block) * spec_.kv_heads + head;
-  return data_ + static_cast<size_t>(index) * key_bytes(spec_, format_);
+  return memory_.data() + static_cast<size_t>(index) * key_bytes(spec_, format_);
 }
 
 std::byte* CpuCache::values(int64_t layer, int64_t block, int64_t head) const {
   const int64_t index = (layer * blocks_ + block) * spec_.kv_heads + head;
-  return data_ + key_plane_bytes_ + static_cast<size_t>(index) * value_bytes(spec_, format_);
+  return memory_.data() + key_plane_bytes_ + static_cast<size_t>(index) * value_bytes(spec_, format_);
 }
 
 }  // namespace qwen::cpu

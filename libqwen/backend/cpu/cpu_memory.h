@@ -45,14 +45,28 @@ class CpuWorkspace final : public Workspace {
   size_t wanted_ = 0;  // all chunks together, when there were several
 };
 
+// Zeroed memory of the operating system's; a page costs memory once it is written.
+class Mapping {
+ public:
+  Mapping() = default;
+  // `purpose` as in Buffer.
+  Mapping(size_t bytes, std::string_view purpose);
+  ~Mapping();
+  Mapping(Mapping&& other) noexcept;
+  Mapping& operator=(Mapping&& other) noexcept;
+
+  std::byte* data() const { return data_; }
+
+ private:
+  std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
 // Two planes, keys and values, each [layer][block][kv_head][one block of one head]; see kernels.h for a
-// block's inside. Anonymous mappings: a page costs memory once it is written.
+// block's inside.
 class CpuCache final : public CacheStorage {
  public:
   CpuCache(const CacheGroupSpec& spec, int64_t blocks, Format format);
-  ~CpuCache() override;
-  CpuCache(const CpuCache&) = delete;
-  CpuCache& operator=(const CpuCache&) = delete;
 
   static size_t element_bytes(Format format) { return format == Format::f32 ? 4 : 2; }
   static size_t key_bytes(const CacheGroupSpec& spec, Format format);    // of one block of one head
@@ -72,8 +86,7 @@ class CpuCache final : public CacheStorage {
   int64_t blocks_;
   Format format_;
   size_t key_plane_bytes_;
-  size_t bytes_;
-  std::byte* data_ = nullptr;
+  Mapping memory_;
 };
 
 }  // namespace qwen::cpu

@@ -10,10 +10,6 @@
 namespace qwen::cpu {
 namespace {
 
-float* row(const Rows& x, int64_t index) {
-  return static_cast<float*>(x.data) + index * x.width;
-}
-
 // A row that an expert works on, and how much its answer counts.
 struct Assignment {
   int32_t row;

@@ -1,5 +1,5 @@
-// How the CPU backend keeps parameters: matrices as the file has them (mapped, never repacked, quantised ones
-// included), vectors as float32.
+// How the CPU backend keeps parameters: matrices as the file has them (mapped, never repacked, quantised and transposed
+// ones included), everything small as float32.
 #pragma once
 
 #include <optional>
@@ -19,22 +19,30 @@ class CpuWeight final : public Weight {
   // A quantised matrix. Throws Error: invalid_file (g_idx).
   explicit CpuWeight(const QuantizedTensor& tensor);
 
+  // Kernels can read the matrix where it lies; any other one they get in panels.
+  bool in_place() const { return !quantized_ && !transposed_; }
+
   // Part of a matrix as float32: to[n * stride + i] = weight[panel.output + n][panel.input + i].
   void widen(const Kernels& kernels, const Panel& panel, float* to, int64_t stride) const;
 
   Format format = Format::f32;
-  int64_t outputs = 0;              // rows of a matrix, elements of a vector
-  int64_t width = 0;                // columns of a matrix; 1 for a vector
+  int64_t outputs = 0;              // of a matrix; elements of a vector
+  int64_t width = 0;                // inputs of a matrix; 1 for a vector
   const std::byte* data = nullptr;  // the tensor's own bytes (any alignment) or the copy; null when quantised
 
-  // Of the plain formats.
+  // Of matrices in place.
   int64_t element_bytes() const { return format == Format::f32 ? 4 : 2; }
   int64_t row_bytes() const { return width * element_bytes(); }
   const float* floats() const {
     return reinterpret_cast<const float*>(data);
-  }  // of a vector: always an aligned copy
+  }  // of anything but a matrix: always an aligned copy
 
  private:
+  void keep_as_floats(const TensorView& tensor, WeightUse use, const Kernels& kernels);
+  void keep_as_bf16(const TensorView& tensor, const Kernels& kernels);
+
+  int64_t row_stride_ = 0;  // elements, transposed
+  bool transposed_ = false;
   Buffer copy_;
   std::optional<QuantizedMatrix> quantized_;
 };

@@ -422,11 +422,15 @@ void rms_norm(const float* x, const float* weight, float eps, int64_t n, float* 
 }
 
 template <class S>
+inline typename S::V sigmoid_denominator(typename S::V x) {
+  return S::add(S::set1(1.0f), exp<S>(S::sub(S::zero(), x)));
+}
+
+template <class S>
 void silu_mul(const float* gate, const float* up, int64_t n, float* out) {
   for_vectors<S>(n, [&](auto load, auto store) {
     const auto g = load(gate);
-    const auto silu = S::div(g, S::add(S::set1(1.0f), exp<S>(S::sub(S::zero(), g))));
-    store(out, S::mul(silu, load(up)));
+    store(out, S::mul(S::div(g, sigmoid_denominator<S>(g)), load(up)));
   });
 }
 
@@ -444,6 +448,138 @@ void rope(float* x, int64_t heads, int64_t head_dim, const float* cosines, const
 }
 
 template <class S>
+void sigmoid_mul(const float* gate, const float* x, int64_t n, float* out) {
+  for_vectors<S>(
+      n, [&](auto load, auto store) { store(out, S::div(load(x), sigmoid_denominator<S>(load(gate)))); });
+}
+
+// ---- linear attention ----
+
+template <class S>
+void convolution(const float* const* rows, int64_t kernel, const float* weight, int64_t channels, int64_t n,
+                 float* out) {
+  for_vectors<S>(n, [&](auto load, auto store) {
+    auto sum = S::zero();
+    for (int64_t j = 0; j < kernel; ++j)
+      if (rows[j] != nullptr) sum = S::fma(load(rows[j]), load(weight + j * channels), sum);
+    store(out, S::div(sum, sigmoid_denominator<S>(sum)));
+  });
+}
+
+// Rows [row, row + T) x C vectors of columns from `column` on.
+template <class S, int T, int C>
+inline void multiply_tile(const MultiplyTask& task, int64_t row, int64_t column) {
+  using V = typename S::V;
+  const float* x[T];
+  V sums[T][C];
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) {
+    x[t] = task.x + (row + t) * task.x_stride;
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) {
+      const int64_t at = (row + t) * task.out_stride + column + c * S::kWidth;
+      sums[t][c] = task.initial ? S::mul(S::load(task.initial + at), S::set1(task.factor)) : S::zero();
+    }
+  }
+  const float* const matrix = task.matrix + column;
+  for (int64_t i = 0; i < task.inner; ++i) {
+    V line[C];
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) line[c] = S::load(matrix + i * task.matrix_stride + c * S::kWidth);
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) {
+      const V value = S::set1(x[t][i]);
+#pragma GCC unroll 8
+      for (int c = 0; c < C; ++c) sums[t][c] = S::fma(value, line[c], sums[t][c]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) {
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c)
+      S::store(task.out + (row + t) * task.out_stride + column + c * S::kWidth, sums[t][c]);
+  }
+}
+
+template <class S, int T>
+inline void multiply_rows(const MultiplyTask& task, int64_t row) {
+  for (; row + T <= task.rows; row += T) {
+    int64_t column = 0;
+    for (; column + 4 * S::kWidth <= task.columns; column += 4 * S::kWidth)
+      multiply_tile<S, T, 4>(task, row, column);
+    for (; column < task.columns; column += S::kWidth) multiply_tile<S, T, 1>(task, row, column);
+  }
+  if constexpr (T > 1) {
+    if (row < task.rows) multiply_rows<S, T / 2>(task, row);
+  }
+}
+
+template <class S>
+void multiply(const MultiplyTask& task) {
+  multiply_rows<S, S::kValueTile>(task, 0);
+}
+
+// C vectors of one row's columns from `column` on; the factors are [kChunk], those of k negated.
+template <class S, int C>
+inline void delta_columns(const GatedDeltaTask& task, int64_t row, int64_t column, const float* key_factors,
+                          const float* query_factors) {
+  using V = typename S::V;
+  const int64_t width = padded_head_dim(task.value_dim), last = task.first + row;
+  const V decay = S::set1(task.decay[row]);
+  V corrected[C], out[C];
+#pragma GCC unroll 8
+  for (int c = 0; c < C; ++c) {
+    const int64_t at = column + c * S::kWidth;
+    const auto rest = static_cast<int>(at_most(at_least(task.value_dim - at, 0), S::kWidth));
+    corrected[c] = S::load_partial(task.values + row * task.value_stride + at, rest);
+    out[c] = S::zero();
+    if (task.from_state == nullptr) continue;
+    corrected[c] = S::sub(corrected[c], S::mul(decay, S::load(task.from_state + row * width + at)));
+    out[c] = S::mul(decay, S::load(task.from_state + (task.rows + row) * width + at));
+  }
+  for (int64_t s = 0; s < last; ++s) {
+    const V key_factor = S::set1(key_factors[s]), query_factor = S::set1(query_factors[s]);
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) {
+      const V before = S::load(task.corrected + s * width + column + c * S::kWidth);
+      corrected[c] = S::fma(key_factor, before, corrected[c]);
+      out[c] = S::fma(query_factor, before, out[c]);
+    }
+  }
+  const V beta = S::set1(task.beta[row]), own = S::set1(query_factors[last]);
+#pragma GCC unroll 8
+  for (int c = 0; c < C; ++c) {
+    const int64_t at = column + c * S::kWidth;
+    const auto rest = static_cast<int>(at_most(at_least(task.value_dim - at, 0), S::kWidth));
+    corrected[c] = S::mul(beta, corrected[c]);
+    S::store(task.corrected + last * width + at, corrected[c]);
+    S::store_partial(task.out + row * task.out_stride + at, S::fma(own, corrected[c], out[c]), rest);
+  }
+}
+
+template <class S>
+void gated_delta(const GatedDeltaTask& task) {
+  const int64_t width = padded_head_dim(task.value_dim);
+  float key_factors[kChunk], query_factors[kChunk];
+  for (int64_t row = 0; row < task.rows; ++row) {
+    const int64_t last = task.first + row;
+    const auto now = S::set1(task.log_decay[last]);
+    // Whole vectors: what lies behind `last` is not used.
+    for (int64_t s = 0; s <= last; s += S::kWidth) {
+      const auto weight = exp<S>(S::sub(now, S::load(task.log_decay + s)));
+      const float* const products = task.products + row * kChunk + s;
+      S::store(key_factors + s, S::sub(S::zero(), S::mul(weight, S::load(products))));
+      S::store(query_factors + s, S::mul(weight, S::load(products + task.rows * kChunk)));
+    }
+    int64_t column = 0;
+    for (; column + 4 * S::kWidth <= width; column += 4 * S::kWidth)
+      delta_columns<S, 4>(task, row, column, key_factors, query_factors);
+    for (; column < width; column += S::kWidth)
+      delta_columns<S, 1>(task, row, column, key_factors, query_factors);
+  }
+}
+
+template <class S>
 constexpr Kernels vector_kernels() {
   return {
       .k_slice = 1024,  // 6 rows of x take 24 KiB of the 32 or 48 KiB of L1
@@ -453,6 +589,10 @@ constexpr Kernels vector_kernels() {
       .narrow_bf16 = narrow_bf16<S>,
       .rms_norm = rms_norm<S>,
       .silu_mul = silu_mul<S>,
+      .sigmoid_mul = sigmoid_mul<S>,
+      .convolution = convolution<S>,
+      .multiply = multiply<S>,
+      .gated_delta = gated_delta<S>,
       .rope = rope<S>,
   };
 }

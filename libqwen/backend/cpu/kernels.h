@@ -28,6 +28,8 @@ static constexpr bool is_quantized(Format format) {
 
 // kCacheBlock of batch.h (asserted in cpu_backend.cpp), which these units do not include.
 static constexpr int64_t kBlock = 32;
+// kStateChunk of batch.h, likewise.
+static constexpr int64_t kChunk = 64;
 
 // out[r][n] = x[r] · weight[n] (+ bias[n]), or out[r][n] += that.
 //
@@ -84,6 +86,42 @@ static constexpr int64_t attention_scratch(int64_t rows, int64_t query_heads, in
   return rows * query_heads * (padded_head_dim(head_dim) + 16 + 16 + kBlock);
 }
 
+// out[r] = x[r] * matrix, or factor * initial[r] + x[r] * matrix. Sums run over `inner` in ascending order.
+struct MultiplyTask {
+  const float* x = nullptr;  // [rows, inner]
+  int64_t x_stride = 0;
+  int64_t rows = 0;
+  int64_t inner = 0;
+  const float* matrix = nullptr;  // [inner, columns]
+  int64_t matrix_stride = 0;
+  int64_t columns = 0;             // a multiple of 16
+  const float* initial = nullptr;  // [rows, columns], rows out_stride apart; may be out
+  float factor = 1;
+  float* out = nullptr;  // [rows, columns]
+  int64_t out_stride = 0;
+};
+
+// New rows of a chunk of the gated delta rule, for one value head. With S the state at the chunk's beginning, l[t] the sum of
+// the logarithms of the decays up to row t, and all sums over rows s of the chunk in ascending order:
+//   u[t]   = beta[t] (v[t] - exp(l[t]) k[t] S - sum over s < t of exp(l[t] - l[s]) (k[t] . k[s]) u[s])
+//   out[t] = exp(l[t]) q[t] S + sum over s <= t of exp(l[t] - l[s]) (q[t] . k[s]) u[s]
+// which is the rule unrolled (https://arxiv.org/abs/2406.06484, section 3; with decay https://arxiv.org/abs/2412.06464).
+struct GatedDeltaTask {
+  int64_t value_dim = 0;
+  int64_t first = 0;  // of the new rows, counted from the chunk's beginning
+  int64_t rows = 0;
+  const float* from_state = nullptr;  // [2 * rows, padded value_dim] k S, then q S; null: S is zero
+  const float* products = nullptr;    // [2 * rows, kChunk] k . k[s], then q . k[s]
+  const float* values = nullptr;      // [rows, value_dim]
+  int64_t value_stride = 0;
+  const float* beta = nullptr;       // [rows]
+  const float* decay = nullptr;      // [rows] exp(l)
+  const float* log_decay = nullptr;  // [kChunk] l, of the rows so far
+  float* corrected = nullptr;  // [kChunk, padded value_dim] u, of the rows so far; the new ones are written
+  float* out = nullptr;        // [rows, value_dim]
+  int64_t out_stride = 0;
+};
+
 struct Kernels {
   int64_t k_slice;  // at which many rows profit from slicing k, a multiple of kMaxLanes; 0: this level cannot
   void (*linear[kPlainFormats])(const LinearTask& task);        // by the weight's format
@@ -92,6 +130,12 @@ struct Kernels {
   void (*narrow_bf16)(const float* from, int64_t n, uint16_t* to);  // to nearest even, NaN stays NaN
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
+  void (*sigmoid_mul)(const float* gate, const float* x, int64_t n, float* out);
+  // out[i] = silu(sum over j of rows[j][i] * weight[j * channels + i]), i < n; a row that is null counts as zeros.
+  void (*convolution)(const float* const* rows, int64_t kernel, const float* weight, int64_t channels,
+                      int64_t n, float* out);
+  void (*multiply)(const MultiplyTask& task);
+  void (*gated_delta)(const GatedDeltaTask& task);
   // Pairs (i, i + half) of each head; cosines and sines are [half].
   void (*rope)(float* x, int64_t heads, int64_t head_dim, const float* cosines, const float* sines,
                int64_t half);

@@ -16,6 +16,10 @@ const Kernels& portable_kernels() {
       .narrow_bf16 = naive::narrow_bf16,
       .rms_norm = naive::rms_norm<float>,
       .silu_mul = naive::silu_mul<float>,
+      .sigmoid_mul = naive::sigmoid_mul<float>,
+      .convolution = naive::convolution<float>,
+      .multiply = naive::multiply<float>,
+      .gated_delta = naive::gated_delta<float>,
       .rope = naive::rope<float>,
   };
   return table;

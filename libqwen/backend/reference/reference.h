@@ -18,7 +18,9 @@ namespace qwen::reference {
 
 using cpu::AttentionTask;
 using cpu::Format;
+using cpu::GatedDeltaTask;
 using cpu::LinearTask;
+using cpu::MultiplyTask;
 
 inline constexpr int kLanes = 16;
 
@@ -162,6 +164,69 @@ inline void silu_mul(const float* gate, const float* up, int64_t n, float* out) 
   for (int64_t i = 0; i < n; ++i) {
     const Real g = gate[i];
     out[i] = static_cast<float>(g / (Real{1} + std::exp(-g)) * Real{up[i]});
+  }
+}
+
+template <class Real>
+inline void sigmoid_mul(const float* gate, const float* x, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; ++i)
+    out[i] = static_cast<float>(Real{x[i]} / (Real{1} + std::exp(-Real{gate[i]})));
+}
+
+template <class Real>
+inline void convolution(const float* const* rows, int64_t kernel, const float* weight, int64_t channels,
+                        int64_t n, float* out) {
+  for (int64_t i = 0; i < n; ++i) {
+    Real sum = 0;
+    for (int64_t j = 0; j < kernel; ++j)
+      if (rows[j] != nullptr) sum += Real{rows[j][i]} * Real{weight[j * channels + i]};
+    out[i] = static_cast<float>(sum / (Real{1} + std::exp(-sum)));
+  }
+}
+
+template <class Real>
+inline void multiply(const MultiplyTask& task) {
+  for (int64_t r = 0; r < task.rows; ++r) {
+    for (int64_t c = 0; c < task.columns; ++c) {
+      float& out = task.out[r * task.out_stride + c];
+      Real sum = task.initial ? Real{task.factor} * Real{task.initial[r * task.out_stride + c]} : Real{0};
+      for (int64_t i = 0; i < task.inner; ++i)
+        sum += Real{task.x[r * task.x_stride + i]} * Real{task.matrix[i * task.matrix_stride + c]};
+      out = static_cast<float>(sum);
+    }
+  }
+}
+
+template <class Real>
+inline void gated_delta(const GatedDeltaTask& task) {
+  const int64_t width = cpu::padded_head_dim(task.value_dim);
+  for (int64_t row = 0; row < task.rows; ++row) {
+    const int64_t last = task.first + row;
+    const float* const key_products = task.products + row * cpu::kChunk;
+    const float* const query_products = key_products + task.rows * cpu::kChunk;
+    Real key_factors[cpu::kChunk], query_factors[cpu::kChunk];
+    for (int64_t s = 0; s <= last; ++s) {
+      const Real weight = std::exp(Real{task.log_decay[last]} - Real{task.log_decay[s]});
+      key_factors[s] = weight * Real{key_products[s]};
+      query_factors[s] = weight * Real{query_products[s]};
+    }
+    for (int64_t n = 0; n < width; ++n) {
+      Real corrected = n < task.value_dim ? Real{task.values[row * task.value_stride + n]} : Real{0};
+      Real out = 0;
+      if (task.from_state != nullptr) {
+        corrected -= Real{task.decay[row]} * Real{task.from_state[row * width + n]};
+        out = Real{task.decay[row]} * Real{task.from_state[(task.rows + row) * width + n]};
+      }
+      for (int64_t s = 0; s < last; ++s) {
+        const Real before = task.corrected[s * width + n];
+        corrected -= key_factors[s] * before;
+        out += query_factors[s] * before;
+      }
+      corrected *= Real{task.beta[row]};
+      task.corrected[last * width + n] = static_cast<float>(corrected);
+      if (n < task.value_dim)
+        task.out[row * task.out_stride + n] = static_cast<float>(out + query_factors[last] * corrected);
+    }
   }
 }
 
