@@ -383,9 +383,8 @@ void Engine::take_prompt_logprobs(const Sequence& sequence, int64_t rows,
   Request& request = sequence.request();
   const auto vocab_size = static_cast<size_t>(loaded_->model->config().vocab_size);
   const auto prompt = std::span(request.input().prompt);
-  for (int64_t row = sequence.computed - rows; row + 1 < static_cast<int64_t>(prompt.size());
-       ++row, logits = logits.subspan(vocab_size)) {
-    if (row >= sequence.computed) break;
+  const int64_t end = std::min(sequence.computed, static_cast<int64_t>(prompt.size()) - 1);
+  for (int64_t row = sequence.computed - rows; row < end; ++row, logits = logits.subspan(vocab_size)) {
     const int32_t next = prompt[static_cast<size_t>(row) + 1];
     const double logprob = logits[static_cast<size_t>(next)] - log_sum_exp(logits.first(vocab_size));
     request.record_prompt_logprob(row + 1, static_cast<float>(logprob));
