@@ -19,6 +19,8 @@ COMMANDS = {
     "demo": "ask the packaged demo model a question",
     "chat": "talk with a model in the terminal",
     "generate": "generate an answer with a model",
+    "embed": "turn texts into vectors",
+    "rerank": "judge how well documents answer a query",
     "doctor": "check this machine, and a model, and say what to do",
     "info": "show what a checkpoint is",
     "tokenize": "show the token ids of a text",

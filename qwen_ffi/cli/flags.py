@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -42,6 +43,14 @@ def flag_values(arguments: argparse.Namespace, scope: OptionScope) -> dict[str, 
     """The options of this scope that were given."""
     keys = [row.key for row in options() if row.scope == scope]
     return {key: value for key in keys if (value := getattr(arguments, key, None)) is not None}
+
+
+def texts_or_lines(given: list[str]) -> list[str] | list[bytes]:
+    """The texts of the command line, or, where they are "-" alone, the lines of standard input."""
+    if given != ["-"]:
+        return given
+    lines = sys.stdin.buffer.read().split(b"\n")
+    return lines[:-1] if lines[-1] == b"" else lines
 
 
 def open_session(arguments: argparse.Namespace) -> QwenInferenceSession:
