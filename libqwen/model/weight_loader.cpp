@@ -48,15 +48,22 @@ std::string WeightLoader::missing_hint(const std::string& name) const {
 WeightPtr WeightLoader::load(const std::string& name, std::vector<int64_t> shape, WeightUse use) {
   const TensorView* tensor = source_.find(name);
   if (!tensor)
-    fail(Status::invalid_file, source_.description(), ": tensor '", name,
-         "' is missing; config.json implies it with shape ", shape_text(shape), missing_hint(name));
+    fail(Status::invalid_file, source_.description(), ": tensor '", source_.name_in_file(name),
+         "' is missing; ", source_.configuration(), " implies it with shape ", shape_text(shape),
+         missing_hint(name));
   if (tensor->shape != shape)
-    fail(Status::invalid_file, tensor->source, ": tensor '", name, "' has shape ", shape_text(tensor->shape),
-         "; config.json implies ", shape_text(shape));
-  if (tensor->dtype != DType::f32 && tensor->dtype != DType::f16 && tensor->dtype != DType::bf16)
-    fail(Status::unsupported, tensor->source, ": tensor '", name, "' is ", dtype_name(tensor->dtype),
-         "; supported are F32, F16 and BF16, and F8_E4M3 where quantization_config says 'fp8'");
-  count(static_cast<int64_t>(tensor->bytes / dtype_size(tensor->dtype)), tensor->bytes);
+    fail(Status::invalid_file, tensor->source, ": tensor ", quote(tensor->name), " has shape ",
+         shape_text(tensor->shape), "; ", source_.configuration(), " implies ", shape_text(shape));
+  const bool plain =
+      tensor->dtype == DType::f32 || tensor->dtype == DType::f16 || tensor->dtype == DType::bf16;
+  if (!plain && !(is_blocked(tensor->dtype) && use == WeightUse::matrix))
+    fail(Status::unsupported, tensor->source, ": tensor ", quote(tensor->name), " is ",
+         dtype_name(tensor->dtype), "; supported are F32, F16 and BF16",
+         is_blocked(tensor->dtype) ? " where it is not a matrix"
+                                   : ", and F8_E4M3 where quantization_config says 'fp8'");
+  int64_t elements = 1;
+  for (const int64_t size : shape) elements *= size;
+  count(elements, tensor->bytes);
   WeightPtr weight = backend_ ? backend_->load(*tensor, use) : nullptr;
   if (progress_) progress_(tensor->bytes);
   return weight;

@@ -35,6 +35,8 @@ class CpuWeight final : public Weight {
   }  // of a vector: always an aligned copy
 
  private:
+  void widen_blocks(const Kernels& kernels, const Panel& panel, float* to, int64_t stride) const;
+
   Buffer copy_;
   std::optional<QuantizedMatrix> quantized_;
 };
