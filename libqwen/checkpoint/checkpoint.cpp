@@ -106,7 +106,7 @@ std::optional<fs::path> find_gguf(const fs::path& path) {
   std::vector<std::string> found;
   for (fs::directory_iterator entry(path, error), end; !error && entry != end; entry.increment(error)) {
     const fs::path name = entry->path().filename(), extension = name.extension();
-    if (name == kConfig || extension == ".safetensors") return std::nullopt;
+    if (name == kConfig || name == kSingleFile || name == kIndex) return std::nullopt;
     if (extension == ".gguf" && is_file(entry->path())) found.push_back(name.string());
   }
   if (found.empty()) return std::nullopt;
