@@ -111,7 +111,12 @@ std::optional<fs::path> find_gguf(const fs::path& path) {
   }
   if (found.empty()) return std::nullopt;
   std::sort(found.begin(), found.end());
-  if (found.size() > 1)
+  const auto first = parse_gguf_part_name(found[0]);
+  const bool parts_of_one = first && std::all_of(found.begin(), found.end(), [&](const std::string& name) {
+                              const auto part = parse_gguf_part_name(name);
+                              return part && part->first == first->first;
+                            });
+  if (found.size() > 1 && !parts_of_one)
     fail(Status::not_found, path.string(), ": holds ", found.size(), " GGUF files, ", quote(found[0]),
          " and ", quote(found[1]), found.size() > 2 ? " among them" : "",
          "; give the path of the one that is meant");

@@ -27,7 +27,8 @@ struct Checkpoint {
 // everything. Throws Error naming the file, tensor or key.
 Checkpoint open_checkpoint(const std::filesystem::path& path, LoadMode mode = LoadMode::mmap);
 
-// The GGUF file that `path` is or, being a folder without a config.json or model.safetensors, holds; nothing otherwise. Throws
+// The GGUF file that `path` is or, being a folder without a config.json or model.safetensors, holds (of a
+// split one the first part); nothing otherwise. Throws
 // Error(not_found): a folder that holds several.
 std::optional<std::filesystem::path> find_gguf(const std::filesystem::path& path);
 

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <memory>
 
@@ -20,6 +21,7 @@ constexpr std::string_view kMagic = "GGUF";
 constexpr uint64_t kDefaultAlignment = 32;
 constexpr uint64_t kMaxAlignment = 1 << 20;
 constexpr uint32_t kMaxDimensions = 4;
+constexpr int64_t kMaxParts = 65535;
 constexpr size_t kMaxNameBytes = 65535;  // of a key, and more than any tensor's name
 
 struct TensorType {
@@ -51,6 +53,11 @@ constexpr std::array kTensorTypes = {
 constexpr std::string_view kTypeNames[] = {"a UINT8",  "an INT8",   "a UINT16", "an INT16", "a UINT32",
                                            "an INT32", "a FLOAT32", "a BOOL",   "a STRING", "an ARRAY",
                                            "a UINT64", "an INT64",  "a FLOAT64"};
+
+std::string five_digits(int64_t number) {
+  const std::string digits = cat(number);
+  return std::string(digits.size() < 5 ? 5 - digits.size() : 0, '0') + digits;
+}
 
 // Bytes of a scalar; 0: of variable length.
 size_t scalar_bytes(GgufType type) {
@@ -172,7 +179,11 @@ class GgufFile::Reader {
   size_t offset_ = 0;
 };
 
-GgufFile::GgufFile(const std::filesystem::path& path, LoadMode mode)
+GgufFile::GgufFile(const std::filesystem::path& path, LoadMode mode) : GgufFile(path, mode, OnePart{}) {
+  if (const auto parts = integer("split.count", 0, kMaxParts); parts && *parts > 1) join_parts(*parts, mode);
+}
+
+GgufFile::GgufFile(const std::filesystem::path& path, LoadMode mode, OnePart)
     : file_(path, mode), source_(path.string()) {
   Reader reader(file_.text(), source_);
   if (!file_.text().starts_with(kMagic))
@@ -186,12 +197,48 @@ GgufFile::GgufFile(const std::filesystem::path& path, LoadMode mode)
   const auto tensors = reader.number<uint64_t>("the number of tensors");
   const auto values = reader.number<uint64_t>("the number of metadata values");
   read_metadata(reader, values);
-  if (const auto parts = integer("split.count", 0, 65535); parts && *parts > 1)
-    fail(Status::unsupported, source_, ": is one of ", *parts,
-         " parts of a split model, which is not supported; merge them first: llama-gguf-split --merge "
-         "FIRST-PART "
-         "MERGED.gguf");
   read_tensors(reader, tensors);
+}
+
+// The keys: gguf-split of https://github.com/ggml-org/llama.cpp. The first part has all the metadata.
+void GgufFile::join_parts(int64_t count, LoadMode mode) {
+  const auto name = parse_gguf_part_name(file_.path().filename().string());
+  if (!name || name->count != count)
+    fail(Status::invalid_file, source_, ": is one of ", count,
+         " parts of a split model, whose names must be like 'model-00001-of-", five_digits(count),
+         ".gguf' and lie beside each other");
+  if (name->number != 1)
+    fail(Status::not_found, source_, ": is part ", name->number, " of a split model; give the first part, ",
+         quote(name->first));
+  for (int64_t number = 2; number <= count; ++number) {
+    const auto path = file_.path().parent_path() / name->part(number);
+    std::error_code ignored;
+    if (!std::filesystem::exists(path, ignored))
+      fail(Status::not_found, source_, ": part ", quote(path.filename().string()), " of the ", count,
+           " is not in the folder; download the missing parts");
+    std::unique_ptr<GgufFile> part(new GgufFile(path, mode, OnePart{}));
+    const auto own_number = part->integer("split.no", 0, kMaxParts),
+               own_count = part->integer("split.count", 0, kMaxParts);
+    if (own_number != number - 1 || own_count != count)
+      fail(Status::invalid_file, part->source_, ": keys 'split.no' and 'split.count' are ",
+           own_number.value_or(0), " and ", own_count.value_or(0), "; they must be ", number - 1, " and ",
+           count);
+    std::move(part->tensors_.begin(), part->tensors_.end(), std::back_inserter(tensors_));
+    part->tensors_.clear();
+    parts_.push_back(std::move(part));
+  }
+  sort_tensors();
+  const auto total = integer("split.tensors.count", 0, std::numeric_limits<int32_t>::max());
+  if (total && *total != static_cast<int64_t>(tensors_.size()))
+    reject("split.tensors.count", cat(*total), cat("the number of tensors in all parts, ", tensors_.size()));
+}
+
+void GgufFile::sort_tensors() {
+  std::sort(tensors_.begin(), tensors_.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+  const auto twice = std::adjacent_find(tensors_.begin(), tensors_.end(),
+                                        [](const auto& a, const auto& b) { return a.name == b.name; });
+  if (twice != tensors_.end())
+    fail(Status::invalid_file, source_, ": tensor ", quote(twice->name), " is there twice");
 }
 
 void GgufFile::read_metadata(Reader& reader, uint64_t count) {
@@ -258,11 +305,7 @@ void GgufFile::read_tensors(Reader& reader, uint64_t count) {
     tensors_.push_back(std::move(view));
   }
   place_tensors(offsets, reader.offset());
-  std::sort(tensors_.begin(), tensors_.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
-  const auto twice = std::adjacent_find(tensors_.begin(), tensors_.end(),
-                                        [](const auto& a, const auto& b) { return a.name == b.name; });
-  if (twice != tensors_.end())
-    fail(Status::invalid_file, source_, ": tensor ", quote(twice->name), " is there twice");
+  sort_tensors();
 }
 
 void GgufFile::place_tensors(const std::vector<uint64_t>& offsets, size_t header_bytes) {
@@ -414,6 +457,32 @@ std::optional<std::vector<int64_t>> GgufFile::integers(std::string_view key) con
     numbers[i] = *number;
   }
   return numbers;
+}
+
+std::optional<GgufPartName> parse_gguf_part_name(const std::string& file_name) {
+  // x-00001-of-00003.gguf
+  static constexpr std::string_view kEnd = ".gguf", kOf = "-of-";
+  const size_t length = 1 + 5 + kOf.size() + 5 + kEnd.size();
+  if (file_name.size() <= length || !file_name.ends_with(kEnd)) return std::nullopt;
+  const std::string_view tail = std::string_view(file_name).substr(file_name.size() - length);
+  const auto digits = [&](size_t at) -> std::optional<int64_t> {
+    int64_t value = 0;
+    for (const char c : tail.substr(at, 5)) {
+      if (c < '0' || c > '9') return std::nullopt;
+      value = value * 10 + (c - '0');
+    }
+    return value;
+  };
+  const auto number = digits(1), count = digits(6 + kOf.size());
+  if (tail[0] != '-' || tail.substr(6, kOf.size()) != kOf || !number || !count) return std::nullopt;
+  GgufPartName name{*number, *count, file_name};
+  name.first = name.part(1);
+  return name;
+}
+
+std::string GgufPartName::part(int64_t number_wanted) const {
+  std::string name = first;
+  return name.replace(name.size() - 19, 5, five_digits(number_wanted));
 }
 
 bool is_gguf(const std::filesystem::path& path) {

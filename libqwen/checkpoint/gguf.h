@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -43,8 +44,10 @@ struct GgufValue {
 class GgufFile {
  public:
   // Maps the file and validates the whole header: every length, count, type and bound, tensors inside the file and not
-  // over each other. Touches no tensor's data. Throws Error: invalid_file naming the key or tensor, unsupported (version,
-  // byte order, a tensor type by name, a part of a split model), and what MappedFile throws.
+  // over each other. Touches no tensor's data. The first part of a split model ("x-00001-of-00003.gguf", as
+  // llama-gguf-split names them) opens the others beside it, whose tensors then count as its own.
+  // Throws Error: invalid_file naming the key or tensor, unsupported (version, byte order, a tensor type by name),
+  // not_found (a part), and what MappedFile throws.
   GgufFile(const std::filesystem::path& path, LoadMode mode);
 
   const std::string& source() const { return source_; }
@@ -73,6 +76,10 @@ class GgufFile {
 
  private:
   class Reader;
+  struct OnePart {};
+  GgufFile(const std::filesystem::path& path, LoadMode mode, OnePart);
+  void join_parts(int64_t count, LoadMode mode);
+  void sort_tensors();
   void read_metadata(Reader& reader, uint64_t count);
   void read_tensors(Reader& reader, uint64_t count);
   void place_tensors(const std::vector<uint64_t>& offsets, size_t header_bytes);
@@ -83,7 +90,17 @@ class GgufFile {
   std::string source_;
   std::map<std::string_view, GgufValue> metadata_;
   std::vector<TensorView> tensors_;
+  std::vector<std::unique_ptr<const GgufFile>>
+      parts_;  // the others of a split model: what tensors_ points into
 };
+
+// "x-00002-of-00003.gguf": the number, the count, and the name of the first. Nothing for other names.
+struct GgufPartName {
+  int64_t number, count;
+  std::string first;
+  std::string part(int64_t number_wanted) const;
+};
+std::optional<GgufPartName> parse_gguf_part_name(const std::string& file_name);
 
 // Whether the path is a file that is meant to be GGUF: by its name or its first four bytes.
 bool is_gguf(const std::filesystem::path& path);

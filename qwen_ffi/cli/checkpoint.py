@@ -74,7 +74,8 @@ def _gguf(path: Path) -> Path | None:
     if not path.is_dir() or any((path / name).is_file() for name in ("config.json", "model.safetensors", _INDEX)):
         return None
     files = sorted(path.glob("*.gguf"))
-    return files[0] if len(files) == 1 else None
+    parts = all(file.name.endswith(f"-of-{len(files):05}.gguf") for file in files)  # of one model
+    return files[0] if len(files) == 1 or (files and parts) else None
 
 
 def _gguf_file(file: Path) -> Check:

@@ -157,17 +157,20 @@ def make_gguf(
     *,
     pack: Pack | None = None,
     change: Callable[[Writer], object] | None = None,
+    split_max_tensors: int = 0,
 ) -> Path:
     """The checkpoint with matrices of one type, or packed by `pack`; everything else float32. Returns the file.
 
-    change: has the last word about the metadata.
+    change: has the last word about the metadata. split_max_tensors: of each part, which are then written beside `file` as
+    "x-00001-of-00003.gguf".
     """
     import gguf
 
     config: dict[str, Any] = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     pack = pack or packed_as(dtype)
-    partial = file.with_suffix(".partial")
-    writer = gguf.GGUFWriter(str(partial), ARCHITECTURES[config["model_type"]])
+    partial = file if split_max_tensors else file.with_suffix(".partial")
+    architecture = ARCHITECTURES[config["model_type"]]
+    writer = gguf.GGUFWriter(str(partial), architecture, split_max_tensors=split_max_tensors)
     add_config(writer, config)
     if dtype == "BF16":
         writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
@@ -189,5 +192,6 @@ def make_gguf(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    partial.rename(file)
+    if not split_max_tensors:
+        partial.rename(file)
     return file

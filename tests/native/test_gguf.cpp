@@ -167,11 +167,6 @@ TEST_CASE("a header that is not one is refused by name") {
                   c.values[1].second = number(uint32_t{9}) + number(uint32_t{9}) + number(uint64_t{0});
                 }),
                 not_supported, "key 'a.number' is an array of arrays");
-  check_refused(with([](auto& c) {
-                  c.values[1] = {"split.count", u32(2)};
-                }),
-                not_supported,
-                "is one of 2 parts of a split model, which is not supported; merge them first");
   for (const uint32_t alignment : {0u, 3u, 48u, 1u << 21})
     check_refused(with([&](auto& c) {
                     c.values[1] = {"general.alignment", u32(alignment)};
@@ -469,4 +464,46 @@ TEST_CASE(
   std::filesystem::rename(file, blob);
   CHECK(open_checkpoint(blob).gguf);
   CHECK(!find_gguf(temporary.path()));
+}
+
+TEST_CASE("a split model is opened by its first part, and a part that is missing or another's is named") {
+  const TemporaryFolder temporary;
+  const auto part = [&](uint32_t number, uint32_t count, uint32_t tensors, std::vector<GgufTensor> own) {
+    GgufContent content = number == 0 ? qwen3_metadata() : GgufContent();
+    for (const auto& [key, value] : {std::pair{"split.no", number}, std::pair{"split.count", count},
+                                     std::pair{"split.tensors.count", tensors}})
+      set(content, key, u32(value));
+    content.tensors = std::move(own);
+    content.data_bytes = 64 * 10 * 4;
+    return content.bytes();
+  };
+  const GgufTensor table{"token_embd.weight", {64, 10}, 0, 0}, norm{"output_norm.weight", {64}, 0, 0};
+  const auto first = temporary.write("m-00001-of-00003.gguf", part(0, 3, 2, {table}));
+  check_fails([&] { open_checkpoint(first); }, Status::not_found,
+              "part 'm-00002-of-00003.gguf' of the 3 is not in");
+  const auto second = temporary.write("m-00002-of-00003.gguf", part(1, 3, 2, {norm}));
+  temporary.write("m-00003-of-00003.gguf", part(2, 3, 2, {}));
+  for (const auto& path : {first, temporary.path()}) {
+    const Checkpoint checkpoint = open_checkpoint(path);
+    CHECK(checkpoint.tensors->names() ==
+          std::vector<std::string>{"model.embed_tokens.weight", "model.norm.weight"});
+    CHECK(checkpoint.tensors->find("model.norm.weight")->source == second.string());
+    volatile std::byte last = checkpoint.tensors->find("model.norm.weight")->data[255];
+    (void)last;
+  }
+  check_fails([&] { open_checkpoint(second); }, Status::not_found,
+              "give the first part, 'm-00001-of-00003.gguf'");
+  temporary.write("m-00003-of-00003.gguf", part(2, 3, 2, {norm}));
+  check_fails([&] { open_checkpoint(first); }, Status::invalid_file,
+              "tensor 'output_norm.weight' is there twice");
+  temporary.write("m-00003-of-00003.gguf", part(2, 4, 2, {}));
+  check_fails([&] { open_checkpoint(first); }, Status::invalid_file,
+              "m-00003-of-00003.gguf: keys 'split.no' and 'split.count' are 2 and 4; they must be 2 and 3");
+  temporary.write("m-00003-of-00003.gguf", part(2, 3, 2, {}));
+  temporary.write("m-00001-of-00003.gguf", part(0, 3, 5, {table}));
+  check_fails([&] { open_checkpoint(first); }, Status::invalid_file,
+              "'split.tensors.count' is 5; it must be");
+  const auto renamed = temporary.write("m.gguf", part(0, 3, 2, {table}));
+  check_fails([&] { open_checkpoint(renamed); }, Status::invalid_file,
+              "names must be like 'model-00001-of-00003.gguf'");
 }

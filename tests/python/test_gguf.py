@@ -240,6 +240,21 @@ def test_a_gguf_file_is_all_that_a_session_needs(demo_model: Path, demo_gguf: Pa
             assert session.info.has_chat_template
 
 
+def test_a_model_in_parts(demo_model: Path, tmp_path: Path) -> None:
+    """As gguf-split leaves it, and as the official files of the larger models are."""
+    make_gguf(demo_model, tmp_path / "whole.gguf", split_max_tensors=20)
+    parts = sorted(tmp_path.glob("*.gguf"))
+    assert len(parts) > 1
+    want = logits(demo_model)
+    for path in (parts[0], tmp_path):
+        np.testing.assert_array_equal(logits(path), want)
+    with pytest.raises(QwenNotFoundError, match="give the first part"):
+        Transformer.from_pretrained(parts[1])
+    parts[1].unlink()
+    with pytest.raises(QwenNotFoundError, match="download the missing parts"):
+        Transformer.from_pretrained(parts[0])
+
+
 def test_a_folder_with_two_is_asked_which(demo_gguf: Path, tmp_path: Path) -> None:
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).symlink_to(demo_gguf)
@@ -290,7 +305,7 @@ def with_value(key: str, value: object, kind: str = "UINT32") -> Callable[[Any],
 REFUSED = {
     "hybrid": (with_value("general.architecture", "qwen3next", "STRING"), QwenUnsupportedError, "architecture 'qwen3next'"),
     "another family": (with_value("general.architecture", "llama", "STRING"), QwenUnsupportedError, "qwen2, qwen3, qwen2moe"),
-    "split": (with_value("split.count", 3, "UINT16"), QwenUnsupportedError, "one of 3 parts .* llama-gguf-split --merge"),
+    "split": (with_value("split.count", 3, "UINT16"), QwenFileFormatError, "one of 3 parts of a split model"),
     "no layers": (without("qwen3.block_count"), QwenFileFormatError, "key 'qwen3.block_count' is missing; it must be an"),
     "many layers": (with_value("qwen3.block_count", 2**31), QwenFileFormatError, "'qwen3.block_count' is 2147483648"),
     "more layers": (with_value("qwen3.block_count", 6), QwenFileFormatError, "tensor 'blk.5.attn_norm.weight' is missing"),
