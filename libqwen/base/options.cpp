@@ -42,7 +42,7 @@ constexpr OptionRow kTable[] = {
      "1: keys and values of earlier prompts are kept while there is room, and used again where a prompt "
      "begins alike."},
     {"tokenizer", kStr, kEngine, false, 0, 0, "", "", "",
-     "A tokenizer.json or its folder, with its chat template, instead of the model folder's."},
+     "A tokenizer.json, its folder or a GGUF file, with its chat template, instead of the model's own."},
     {"progress", OptionType::callback, kEngine, false, 0, 0, "", "", "",
      "A qwen_progress_fn, called while loading."},
     {"trace", OptionType::callback, kEngine, false, 0, 0, "", "", "",

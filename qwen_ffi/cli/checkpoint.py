@@ -210,7 +210,9 @@ def _memory(info: ModelInfo) -> Check:
     free = available_memory()
     message = f"the weights take {size(info.weight_bytes)}, {size(free)} are free"
     if info.weight_bytes > free:
-        advice = "take a smaller model or a machine with more memory: what does not fit is read from disk at every token"
+        advice = (
+            "take a smaller model or a machine with more memory: what does not fit is read from disk at every token"
+        )
         return Check("model_memory", Status.WARNING, message, advice)
     return Check("model_memory", Status.OK, message)
 

@@ -214,7 +214,9 @@ def test_the_tokenizer_is_that_of_the_folder(demo_model: Path, tmp_path: Path) -
         ours = qwen_ffi.Tokenizer(file)
         assert ours.vocab_size == tokens.vocab_size
         source = random.Random(7)
-        made = ["".join(chr(source.choice((source.randrange(32, 127), source.randrange(160, 0x3000)))) for _ in range(40))]
+        made = [
+            "".join(chr(source.choice((source.randrange(32, 127), source.randrange(160, 0x3000)))) for _ in range(40))
+        ]
         for text in [*CORPUS, *made, *(path.read_text(encoding="utf-8") for path in sorted(TESTS.glob("*.py")))]:
             ids = tokens.encode(text)
             assert ours.encode(text) == ids
@@ -303,12 +305,28 @@ def with_value(key: str, value: object, kind: str = "UINT32") -> Callable[[Any],
 
 
 REFUSED = {
-    "hybrid": (with_value("general.architecture", "qwen3next", "STRING"), QwenUnsupportedError, "architecture 'qwen3next'"),
-    "another family": (with_value("general.architecture", "llama", "STRING"), QwenUnsupportedError, "qwen2, qwen3, qwen2moe"),
+    "hybrid": (
+        with_value("general.architecture", "qwen3next", "STRING"),
+        QwenUnsupportedError,
+        "architecture 'qwen3next'",
+    ),
+    "another family": (
+        with_value("general.architecture", "llama", "STRING"),
+        QwenUnsupportedError,
+        "qwen2, qwen3, qwen2moe",
+    ),
     "split": (with_value("split.count", 3, "UINT16"), QwenFileFormatError, "one of 3 parts of a split model"),
-    "no layers": (without("qwen3.block_count"), QwenFileFormatError, "key 'qwen3.block_count' is missing; it must be an"),
+    "no layers": (
+        without("qwen3.block_count"),
+        QwenFileFormatError,
+        "key 'qwen3.block_count' is missing; it must be an",
+    ),
     "many layers": (with_value("qwen3.block_count", 2**31), QwenFileFormatError, "'qwen3.block_count' is 2147483648"),
-    "more layers": (with_value("qwen3.block_count", 6), QwenFileFormatError, "tensor 'blk.5.attn_norm.weight' is missing"),
+    "more layers": (
+        with_value("qwen3.block_count", 6),
+        QwenFileFormatError,
+        "tensor 'blk.5.attn_norm.weight' is missing",
+    ),
     "zero width": (with_value("qwen3.embedding_length", 0), QwenFileFormatError, "'qwen3.embedding_length' is 0"),
     "another width": (
         with_value("qwen3.embedding_length", 96),
@@ -320,16 +338,36 @@ REFUSED = {
         QwenFileFormatError,
         "a divisor of qwen3.attention.head_count, which is 6",
     ),
-    "values of another length": (with_value("qwen3.attention.value_length", 64), QwenUnsupportedError, "value_length' is 64"),
+    "values of another length": (
+        with_value("qwen3.attention.value_length", 64),
+        QwenUnsupportedError,
+        "value_length' is 64",
+    ),
     "partial rotation": (with_value("qwen3.rope.dimension_count", 16), QwenUnsupportedError, "rotate whole heads"),
-    "NaN": (with_value("qwen3.rope.freq_base", float("nan"), "FLOAT32"), QwenFileFormatError, "'qwen3.rope.freq_base' is nan"),
-    "rope type": (with_value("qwen3.rope.scaling.type", "linear", "STRING"), QwenUnsupportedError, "rope.scaling.type' is 'linear'"),
-    "not causal": (with_value("qwen3.attention.causal", False, "BOOL"), QwenUnsupportedError, "attention.causal' is false"),
+    "NaN": (
+        with_value("qwen3.rope.freq_base", float("nan"), "FLOAT32"),
+        QwenFileFormatError,
+        "'qwen3.rope.freq_base' is nan",
+    ),
+    "rope type": (
+        with_value("qwen3.rope.scaling.type", "linear", "STRING"),
+        QwenUnsupportedError,
+        "rope.scaling.type' is 'linear'",
+    ),
+    "not causal": (
+        with_value("qwen3.attention.causal", False, "BOOL"),
+        QwenUnsupportedError,
+        "attention.causal' is false",
+    ),
     "another tokenizer": (with_value("tokenizer.ggml.model", "llama", "STRING"), QwenUnsupportedError, "'gpt2'"),
     "another splitting": (with_value("tokenizer.ggml.pre", "llama-bpe", "STRING"), QwenUnsupportedError, "'qwen2'"),
     "no merges": (without("tokenizer.ggml.merges"), QwenFileFormatError, "'tokenizer.ggml.merges' is missing"),
     "eos": (with_value("tokenizer.ggml.eos_token_id", 768), QwenFileFormatError, "is 768; it must be below vocab_size"),
-    "temperature": (with_value("general.sampling.temp", -1.0, "FLOAT32"), QwenFileFormatError, "general.sampling.temp' is -1"),
+    "temperature": (
+        with_value("general.sampling.temp", -1.0, "FLOAT32"),
+        QwenFileFormatError,
+        "general.sampling.temp' is -1",
+    ),
 }
 
 
