@@ -61,6 +61,7 @@ inline void widen_nibbles(const uint8_t* block, float* __restrict to) {
   const uint8_t* const low = high + (kFive ? 4 : 0);
   uint32_t fifth = 0;
   if constexpr (kFive) __builtin_memcpy(&fifth, high, 4);
+#pragma GCC unroll 1
   for (int i = 0; i < 16; ++i) {
     const int a = static_cast<int>((low[i] & 15u) | (fifth >> i & 1) << 4) - kOffset;
     const int b = static_cast<int>((low[i] >> 4u) | (fifth >> (i + 16) & 1) << 4) - kOffset;
@@ -84,6 +85,7 @@ inline void widen_q45_k(const uint8_t* block, float* __restrict to) {
   const SuperScales scales = super_scales(block);
   const uint8_t* const high = block + 16;
   const uint8_t* const low = high + (kFive ? 32 : 0);
+#pragma GCC unroll 8
   for (int g = 0; g < 8; ++g) {
     const float scale = scales.scale[g], minimum = scales.minimum[g];
     const uint8_t* const q = low + g / 2 * 32;
@@ -96,22 +98,24 @@ inline void widen_q45_k(const uint8_t* block, float* __restrict to) {
   }
 }
 
+// The three types with a scale for every 16 elements go row by row of 32 all the same, with two scales each: gcc takes a
+// loop of 16 apart before it looks for vectors.
+
 // 128 bytes of low nibbles, 64 of upper bit pairs, 16 signed scales, d. Rows of 32 elements: the 4 of a half share 64
 // nibble bytes and 32 bytes of pairs.
 inline void widen_q6_k(const uint8_t* block, float* __restrict to) {
   const auto* const scales = reinterpret_cast<const int8_t*>(block + 192);
   const float d = half_at(block + 208);
+#pragma GCC unroll 8
   for (int row = 0; row < 8; ++row) {
-    const int half = row / 4, t = row % 4;
-    const uint8_t* const low = block + half * 64 + t % 2 * 32;
-    const uint8_t* const high = block + 128 + half * 32;
-    const int low_shift = t / 2 * 4, high_shift = t * 2;
-    for (int part = 0; part < 2; ++part) {
-      const float scale = d * static_cast<float>(scales[row * 2 + part]);
-      for (int i = part * 16; i < part * 16 + 16; ++i) {
-        const int value = (low[i] >> low_shift & 15) | (high[i] >> high_shift & 3) << 4;
-        to[32 * row + i] = scale * static_cast<float>(value - 32);
-      }
+    const uint8_t* const low = block + row / 4 * 64 + row % 2 * 32;
+    const uint8_t* const high = block + 128 + row / 4 * 32;
+    const int low_shift = row % 4 / 2 * 4, high_shift = row % 4 * 2;
+    const float first = d * static_cast<float>(scales[row * 2]);
+    const float second = d * static_cast<float>(scales[row * 2 + 1]);
+    for (int i = 0; i < 32; ++i) {
+      const int value = (low[i] >> low_shift & 15) | (high[i] >> high_shift & 3) << 4;
+      to[32 * row + i] = (i < 16 ? first : second) * static_cast<float>(value - 32);
     }
   }
 }
@@ -119,34 +123,37 @@ inline void widen_q6_k(const uint8_t* block, float* __restrict to) {
 // 16 bytes of scale and minimum in nibbles, 64 bytes of bit pairs, d, dmin.
 inline void widen_q2_k(const uint8_t* block, float* __restrict to) {
   const float d = half_at(block + 80), dmin = half_at(block + 82);
+#pragma GCC unroll 8
   for (int row = 0; row < 8; ++row) {
     const uint8_t* const q = block + 16 + row / 4 * 32;
+    const uint8_t* const both = block + row * 2;
     const int shift = row % 4 * 2;
-    for (int part = 0; part < 2; ++part) {
-      const uint8_t both = block[row * 2 + part];
-      const float scale = d * static_cast<float>(both & 15), minimum = dmin * static_cast<float>(both >> 4);
-      for (int i = part * 16; i < part * 16 + 16; ++i)
-        to[32 * row + i] = scale * static_cast<float>(q[i] >> shift & 3) - minimum;
-    }
+    const float first = d * static_cast<float>(both[0] & 15), second = d * static_cast<float>(both[1] & 15);
+    const float first_minimum = dmin * static_cast<float>(both[0] >> 4);
+    const float second_minimum = dmin * static_cast<float>(both[1] >> 4);
+    for (int i = 0; i < 32; ++i)  // two selections in one loop are no vectors to gcc
+      to[32 * row + i] = (i < 16 ? first : second) * static_cast<float>(q[i] >> shift & 3);
+    for (int i = 0; i < 32; ++i) to[32 * row + i] -= i < 16 ? first_minimum : second_minimum;
   }
 }
 
 // 32 bytes of which bit r belongs to row r (0: four less), 64 bytes of bit pairs, 12 bytes of 16 scales (8 bytes of lower
 // nibbles, 4 of upper pairs), d.
 inline void widen_q3_k(const uint8_t* block, float* __restrict to) {
-  const uint8_t* const scales = block + 96;
+  const uint8_t* const packed = block + 96;
   const float d = half_at(block + 108);
+  const auto scale = [&](int k) __attribute__((always_inline)) {
+    return d * static_cast<float>(
+                   ((packed[k % 8] >> k / 8 * 4 & 15) | (packed[8 + k % 4] >> k / 4 * 2 & 3) << 4) - 32);
+  };
+#pragma GCC unroll 8
   for (int row = 0; row < 8; ++row) {
     const uint8_t* const q = block + 32 + row / 4 * 32;
     const int shift = row % 4 * 2;
-    for (int part = 0; part < 2; ++part) {
-      const int k = row * 2 + part;
-      const int scale_bits = (scales[k % 8] >> k / 8 * 4 & 15) | (scales[8 + k % 4] >> k / 4 * 2 & 3) << 4;
-      const float scale = d * static_cast<float>(scale_bits - 32);
-      for (int i = part * 16; i < part * 16 + 16; ++i) {
-        const int value = (q[i] >> shift & 3) - 4 + (block[i] >> row & 1) * 4;
-        to[32 * row + i] = scale * static_cast<float>(value);
-      }
+    const float first = scale(row * 2), second = scale(row * 2 + 1);
+    for (int i = 0; i < 32; ++i) {
+      const int value = (q[i] >> shift & 3) - 4 + (block[i] >> row & 1) * 4;
+      to[32 * row + i] = (i < 16 ? first : second) * static_cast<float>(value);
     }
   }
 }
