@@ -187,7 +187,7 @@ ModelConfig gguf_model_config(const GgufFile& file) {
   to.take("rms_norm_eps", "attention.layer_norm_rms_epsilon");
   take_head_dim(file, to);
   take_rope(file, to);
-  to.name("vocab_size", "tensor 'token_embd.weight', rows");
+  to.name("vocab_size", "rows of token_embd.weight");
   const TensorView* table = file.tensor("token_embd.weight");
   if (!table || table->shape.size() != 2)
     fail(Status::invalid_file, file.source(), ": tensor 'token_embd.weight' is ",

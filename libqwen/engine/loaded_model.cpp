@@ -54,7 +54,8 @@ void read_tokenizer(const GgufFile& file, LoadedModel& loaded) {
 // path: a tokenizer.json or its folder, beside which the chat template stands, or a GGUF file.
 void read_tokenizer(const std::filesystem::path& path, LoadedModel& loaded) {
   const bool is_folder = std::filesystem::is_directory(path);
-  if (const auto gguf = is_folder ? std::nullopt : find_gguf(path))
+  const bool has_json = is_folder && std::filesystem::exists(path / "tokenizer.json");
+  if (const auto gguf = has_json ? std::nullopt : find_gguf(path))
     return read_tokenizer(GgufFile(*gguf, LoadMode::mmap), loaded);
   const auto folder = is_folder ? path : path.parent_path();
   loaded.tokenizer = Tokenizer::open(path);

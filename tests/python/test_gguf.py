@@ -242,6 +242,19 @@ def test_a_gguf_file_is_all_that_a_session_needs(demo_model: Path, demo_gguf: Pa
             assert session.info.has_chat_template
 
 
+def test_the_tokenizer_of_a_gguf_file_may_serve_another_model(
+    demo_model: Path, demo_gguf: Path, tmp_path: Path
+) -> None:
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(demo_model / name, tmp_path)
+    question = [("user", "What is 2 plus 2?")]
+    with QwenInferenceSession(demo_model) as folder:
+        prompt = folder.render(question)
+    for path in (demo_gguf, demo_gguf.parent):
+        with QwenInferenceSession(tmp_path, tokenizer=path) as session:
+            assert session.render(question) == prompt
+
+
 def test_a_model_in_parts(demo_model: Path, tmp_path: Path) -> None:
     """As gguf-split leaves it, and as the official files of the larger models are."""
     make_gguf(demo_model, tmp_path / "whole.gguf", split_max_tensors=20)
