@@ -189,7 +189,7 @@ QWEN_API int32_t qwen_option_info_get(size_t index, qwen_option_info *info, qwen
 
 typedef struct qwen_tokenizer qwen_tokenizer;
 
-/* path: a tokenizer.json or a folder that holds one. Weights are not needed. */
+/* path: a tokenizer.json, a folder that holds one, or a GGUF file. Weights are not needed. */
 QWEN_API int32_t qwen_tokenizer_open(const char *path, qwen_tokenizer **tokenizer, qwen_error **error);
 QWEN_API void qwen_tokenizer_free(qwen_tokenizer *tokenizer);
 
@@ -218,9 +218,10 @@ QWEN_API int32_t qwen_tokenizer_token_id(const qwen_tokenizer *tokenizer, const 
 typedef struct qwen_model qwen_model;
 typedef struct qwen_weights qwen_weights;
 
-/* path: the folder as published (config.json, *.safetensors, tokenizer.json). The files are mapped, not read; while the
- * model lives they must not be truncated (option load = "read" copies them instead). Engine options that matter here:
- * device, dtype, load, tokenizer, progress. */
+/* path: the folder as published (config.json, *.safetensors, tokenizer.json), or a .gguf file (of a split one the first
+ * part), which holds configuration, tokenizer and chat template too; a folder with nothing but one will do. The files are
+ * mapped, not read; while the model lives they must not be truncated (option load = "read" copies them instead). Engine
+ * options that matter here: device, dtype, load, tokenizer, progress. */
 QWEN_API int32_t qwen_model_open(const char *path, const qwen_options *options, qwen_model **model, qwen_error **error);
 /* One more reference, released by one more qwen_model_free. Any thread. */
 QWEN_API void qwen_model_retain(const qwen_model *model);
@@ -245,7 +246,7 @@ typedef struct qwen_model_info {
 } qwen_model_info;
 
 QWEN_API int32_t qwen_model_info_get(const qwen_model *model, qwen_model_info *info, qwen_error **error);
-/* Borrowed, lives as long as the model; NULL when the folder has no tokenizer.json. */
+/* Borrowed, lives as long as the model; NULL when the checkpoint has no tokenizer. */
 QWEN_API const qwen_tokenizer *qwen_model_tokenizer(const qwen_model *model);
 
 enum {
@@ -270,7 +271,7 @@ QWEN_API int32_t qwen_model_from_weights(const qwen_weights *weights, const qwen
 
 typedef struct qwen_engine qwen_engine;
 
-/* Opens a model folder and an engine on it in one call. See the option table for device, dtype, threads, … */
+/* Opens a model folder or .gguf file and an engine on it in one call. See the option table for device, dtype, threads, … */
 QWEN_API int32_t qwen_create(const char *path, const qwen_options *options, qwen_engine **engine, qwen_error **error);
 /* An engine on a model that is open already. The engine keeps a reference to the model. */
 QWEN_API int32_t qwen_engine_new(const qwen_model *model, const qwen_options *options, qwen_engine **engine,

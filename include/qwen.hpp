@@ -265,7 +265,7 @@ class Tokenizer;
 
 class Model {
  public:
-  /* Opens a folder as published. Options: device, dtype, load, progress. */
+  /* Opens a folder as published, or a .gguf file. Options: device, dtype, load, progress. */
   explicit Model(const std::string& path, const Options& options = {})
       : handle_(detail::make<Handle>(qwen_model_open, path.c_str(), options.get())) {}
   /* Takes over a reference that came from qwen.h, for example from qwen_model_from_weights. */
@@ -301,7 +301,7 @@ inline Model share(const qwen_model* model) noexcept {
 
 class Tokenizer {
  public:
-  /* path: a tokenizer.json or a folder that holds one. Weights are not needed. */
+  /* path: a tokenizer.json, a folder that holds one, or a .gguf file. Weights are not needed. */
   explicit Tokenizer(const std::string& path) : handle_(detail::make<Handle>(qwen_tokenizer_open, path.c_str())) {}
 
   /* Text to token ids. flags: QWEN_ENCODE_…, such as QWEN_ENCODE_PLAIN for text that is not to be trusted. */
@@ -719,7 +719,7 @@ struct EngineStats {
 
 class Engine {
  public:
-  /* Opens a model folder and an engine on it. */
+  /* Opens a model folder or .gguf file and an engine on it. */
   explicit Engine(const std::string& path, const Options& options = {})
       : handle_(detail::make<Handle>(qwen_create, path.c_str(), options.get())) {}
   /* An engine on a model that is open already. */

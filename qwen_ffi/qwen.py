@@ -34,7 +34,7 @@ class Qwen:
             engine_options["tokenizer"] = resolve_model(tokenizer_path, weights=False)
         self.session = QwenInferenceSession(model_path, **engine_options)
         folder = Path(model_path)
-        self._name = folder.resolve().name if folder.is_dir() else str(model_path)  # a folder, or a name of the hub
+        self._name = folder.resolve().name if folder.exists() else str(model_path)  # a path, or a name of the hub
 
     def generate(self, prompt: PromptLike, config: SamplingConfig | None = None, **sampling: Any) -> str:
         """The answer's text; as in QwenInferenceSession.generate, a str is one user message."""

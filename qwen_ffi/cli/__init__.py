@@ -28,7 +28,7 @@ COMMANDS = {
     "version": "show the versions of the package and the library",
 }
 EPILOG = """\
-A MODEL is the folder of a checkpoint, or the name of a model of the Hugging Face hub. Results go to standard output, errors \
+A MODEL is the folder of a checkpoint, a GGUF file, or the name of a model of the Hugging Face hub. Results go to standard output, errors \
 are one line on standard error, also with --json. Exit codes: 0 done, 1 failed, 2 wrong arguments, 130 Ctrl-C."""
 
 

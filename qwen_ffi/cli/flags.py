@@ -15,7 +15,9 @@ from ..results import GenerationResult, StreamEvent
 from ..session import QwenInferenceSession
 from .progress import Progress
 
-MODEL = "the folder of a checkpoint, or a model of the Hugging Face hub: Qwen/Qwen3-0.6B, Qwen/Qwen3-0.6B@revision"
+MODEL = (
+    "the folder of a checkpoint, a GGUF file, or a model of the Hugging Face hub: Qwen/Qwen3-0.6B, Qwen/Qwen3-0.6B@revision"
+)
 RESULT_KEYS = (
     "text, reasoning, token_ids, logprobs (null unless --logprobs 1), finish_reason (stop, length), and stats with "
     "prompt_tokens, cached_tokens, generated_tokens, queued_seconds, prompt_seconds, generate_seconds, "

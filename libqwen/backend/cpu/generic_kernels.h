@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "backend/cpu/block_kernels.h"
 #include "backend/cpu/kernels.h"
 
 namespace qwen::cpu {
@@ -597,6 +598,10 @@ constexpr Kernels vector_kernels() {
       .linear = {linear<S, Format::f32>, linear<S, Format::f16>, linear<S, Format::bf16>},
       .attention = {attention<S, Format::f32>, nullptr, attention<S, Format::bf16>},
       .widen = {widen<S, Format::f32>, widen<S, Format::f16>, widen<S, Format::bf16>},
+      .widen_blocks = {widen_blocks<Format::q4_0>, widen_blocks<Format::q4_1>, widen_blocks<Format::q5_0>,
+                       widen_blocks<Format::q5_1>, widen_blocks<Format::q8_0>, widen_blocks<Format::q2_k>,
+                       widen_blocks<Format::q3_k>, widen_blocks<Format::q4_k>, widen_blocks<Format::q5_k>,
+                       widen_blocks<Format::q6_k>},
       .narrow_bf16 = narrow_bf16<S>,
       .rms_norm = rms_norm<S>,
       .silu_mul = silu_mul<S>,
