@@ -50,6 +50,7 @@ from .results import (
     StreamEvent,
     ToolCall,
 )
+from .retrieval import Embedder, Reranker
 from .sampling import SamplingConfig
 from .session import QwenInferenceSession, generate_text
 from .stream import GenerationStream
@@ -61,6 +62,7 @@ __all__ = [
     "AsyncGenerationStream",
     "Channel",
     "Choice",
+    "Embedder",
     "EngineStats",
     "FinishReason",
     "ForwardOutput",
@@ -91,6 +93,7 @@ __all__ = [
     "QwenUnsupportedError",
     "QwenValueError",
     "RequestStats",
+    "Reranker",
     "SamplingConfig",
     "StepTrace",
     "StreamEvent",

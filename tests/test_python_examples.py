@@ -36,6 +36,13 @@ PROMISES = {
     ],
     "11_tool_calls.py": ['"name": "add"', "called no tool"],
     "12_logits.py": ["by hand: .* 42", "same tokens: True"],
+    "13_search.py": [
+        "order means nothing",
+        "\nWhat is the capital of China",
+        r"(\n  cosine [+-]0\.\d{3}  [A-Z].+){3}\n",
+        r"(  score  0\.\d{4}  [A-Z].+\n){3}",
+        r"itself: cosine 1\.000\n\Z",
+    ],
 }
 
 
