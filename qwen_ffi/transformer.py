@@ -90,6 +90,7 @@ class ForwardOutput(Sequence["FloatArray"]):
     def __init__(self, logits: Sequence[FloatArray], hidden_states: Sequence[Sequence[FloatArray]]) -> None:
         self.logits = tuple(logits)
         # [sequence][layer] -> [new tokens, hidden_size]; layer 0 is the embeddings, the last one is after the final norm.
+        # Qwen4-Exp: hc_count residual streams side by side, but for the last one.
         # Empty unless asked for.
         self.hidden_states = tuple(tuple(layers) for layers in hidden_states)
 
