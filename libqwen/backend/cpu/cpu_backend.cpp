@@ -42,8 +42,15 @@ std::vector<KernelCount> CpuBackend::kernel_counts() const {
                                                  "q3_k", "q4_k", "q5_k", "q6_k"};
   static_assert(std::size(kOps) == static_cast<size_t>(Op::count));
   static_assert(std::size(kFormatNames) == kFormats);
+  // Weights come in every format, the cache in two, activations in one.
+  const auto exists = [](Op op, Format format) {
+    if (op == Op::embed || op == Op::linear) return true;
+    const bool of_cache = op == Op::attention || op == Op::store_kv;
+    return format == Format::f32 || (of_cache && format == Format::bf16);
+  };
   std::vector<KernelCount> counts;
   for (size_t i = 0; i < counts_.size(); ++i) {
+    if (!exists(static_cast<Op>(i / kFormats), static_cast<Format>(i % kFormats))) continue;
     const int64_t calls = counts_[i].load(std::memory_order_relaxed);
     counts.push_back({cat(kOps[i / kFormats], ".", kFormatNames[i % kFormats], ".", isa_name(isa_)), calls});
   }
