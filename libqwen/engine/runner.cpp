@@ -3,6 +3,23 @@
 #include <algorithm>
 
 namespace qwen {
+namespace {
+
+std::vector<AdapterRows> rows_by_adapter(const ScheduledStep& step) {
+  std::vector<AdapterRows> groups;
+  for (size_t i = 0; i < step.sequences.size(); ++i) {
+    const Adapter* const adapter = step.sequences[i]->request().input().adapter.get();
+    if (!adapter) continue;
+    auto group = std::find_if(groups.begin(), groups.end(),
+                              [&](const AdapterRows& other) { return other.adapter == adapter; });
+    if (group == groups.end()) group = groups.insert(group, {adapter, {}});
+    const SequenceRows& rows = step.batch.sequences[i];
+    for (int32_t row = 0; row < rows.row_count; ++row) group->rows.push_back(rows.first_row + row);
+  }
+  return groups;
+}
+
+}  // namespace
 
 Runner::Runner(std::shared_ptr<const Model> model, std::unique_ptr<Backend> backend, CacheSizes sizes)
     : model_(std::move(model)), backend_(std::move(backend)), workspace_(backend_->create_workspace()) {
@@ -12,10 +29,12 @@ Runner::Runner(std::shared_ptr<const Model> model, std::unique_ptr<Backend> back
 
 std::span<float> Runner::forward(const ScheduledStep& step) {
   workspace_->reset();
+  const std::vector<AdapterRows> adapters = rows_by_adapter(step);
   Step pass{.backend = *backend_,
             .workspace = *workspace_,
             .batch = step.batch,
             .caches = caches_,
+            .adapters = adapters,
             .capture_hidden = {}};
   const auto wants_hidden = [](const SequencePtr& sequence) {
     return sequence->request().input().tensors.hidden_states;

@@ -36,6 +36,7 @@ class Decoder final : public Model {
     rope_ = make_rope_table(config);
     assign_cache_groups();
     declare_weights(loader);
+    linears_ = loader.linears();
     parameters_ = loader.parameters();
     weight_bytes_ = loader.bytes();
   }
@@ -100,7 +101,7 @@ void Decoder::declare_weights(WeightLoader& loader) {
 }
 
 Rows Decoder::forward(const Step& step) const {
-  const auto& [backend, workspace, batch, caches, capture_hidden] = step;
+  const auto& [backend, workspace, batch, caches, adapters, capture_hidden] = step;
   const float eps = static_cast<float>(config_.rms_norm_eps);
 
   const Rows x = workspace.rows(batch.rows(), config_.hidden_size);  // the residual stream

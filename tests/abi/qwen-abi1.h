@@ -315,6 +315,30 @@ typedef struct qwen_counter {
 QWEN_API int32_t qwen_engine_counter_get(const qwen_engine *engine, size_t index, qwen_counter *counter,
                                          qwen_error **error);
 
+/* ------------------------------------------------------------------ adapters
+ *
+ * LoRA adapters as PEFT saves them, any number beside each other. A request says by its option "adapter", a name, which one
+ * answers it; rows of different adapters are computed together, and each request gets what it would get alone. Not for
+ * embeddings, lm_head and the experts of mixtures; what else is not supported is an error that names file, key or tensor. */
+
+typedef struct qwen_adapter_info {
+  uint32_t struct_size;
+  int32_t rank;       /* the largest of its matrices */
+  int64_t parameters;
+  const char *name;   /* texts live as long as the engine */
+  const char *path;
+} qwen_adapter_info;
+
+/* path: a folder with adapter_config.json and adapter_model.safetensors; both are read, and may be changed afterwards. name:
+ * not empty, and not in use. Any thread; requests under way go on meanwhile. */
+QWEN_API int32_t qwen_engine_load_adapter(qwen_engine *engine, const char *path, const char *name, qwen_error **error);
+/* From now on no request can name it; those that have, under way or not, go on with it. Its memory goes with the last of them.
+ * QWEN_ERR_INVALID_ARGUMENT: there is none of this name. Any thread. */
+QWEN_API int32_t qwen_engine_unload_adapter(qwen_engine *engine, const char *name, qwen_error **error);
+/* index 0, 1, … in the order of the names; QWEN_ERR_NOT_FOUND past the last one. */
+QWEN_API int32_t qwen_engine_adapter_info_get(const qwen_engine *engine, size_t index, qwen_adapter_info *info,
+                                              qwen_error **error);
+
 /* ------------------------------------------------------------------ prompt
  *
  * An ordered list of parts. Either messages, which the checkpoint's chat template renders (then the model answers as the
@@ -337,8 +361,8 @@ QWEN_API int32_t qwen_prompt_add_message(qwen_prompt *prompt, const char *role, 
  *   {"role": "assistant", "content": "…" or null, "reasoning_content": "…",
  *    "tool_calls": [{"type": "function", "function": {"name": "…", "arguments": {…}}}]}
  *   {"role": "tool", "content": "…", "tool_call_id": "…"}
- * Members with the value null count as absent; arguments may be given as the text of a JSON object. What else stands in a
- * message reaches the template as it is. */
+ * Members with the value null count as absent, a content that is absent beside tool_calls as ""; arguments may be given as
+ * the text of a JSON object. What else stands in a message reaches the template as it is. */
 QWEN_API int32_t qwen_prompt_add_message_json(qwen_prompt *prompt, const char *json, size_t length, qwen_error **error);
 /* The tools the model may call: a JSON array of {"type": "function", "function": {"name", "description", "parameters"}}.
  * Replaces what was set before; "[]" takes them away. With tools set, calls are parsed out of the answer (JSON in
@@ -476,8 +500,8 @@ QWEN_API int32_t qwen_generate(qwen_engine *engine, const qwen_prompt *prompt, c
 QWEN_API int32_t qwen_submit(qwen_engine *engine, const qwen_prompt *prompt, const qwen_options *options,
                              qwen_queue *queue, uint64_t tag, qwen_request **request, qwen_error **error);
 /* Waits up to timeout_ms (0: do not wait, negative: forever) for the request's next event. QWEN_ERR_TIMEOUT when none
- * came (a loop that polls passes NULL for error and needs not free one each time), QWEN_ERR_CLOSED after the DONE event was taken. The event's memory is borrowed until the next call on this
- * request. One thread at a time. */
+ * came (a loop that polls passes NULL for error and needs not free one each time), QWEN_ERR_CLOSED after the DONE event was
+ * taken. The event's memory is borrowed until the next call on this request. One thread at a time. */
 QWEN_API int32_t qwen_request_next(qwen_request *request, int64_t timeout_ms, qwen_event *event, qwen_error **error);
 /* Cancels, from any thread or signal handler, at any time, any number of times; takes effect within one step. The request
  * ends with QWEN_ERR_CANCELLED; what it had is still in its result. */
