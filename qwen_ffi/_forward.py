@@ -10,7 +10,7 @@ from ._blocking import run_interruptibly
 from ._engine import Engine
 from ._handle import Handle
 from ._loader import check, library
-from ._options import int32_array
+from ._options import OptionScope, OptionSet, int32_array
 from .errors import QwenValueError
 
 if TYPE_CHECKING:
@@ -65,7 +65,12 @@ def token_arrays(token_lists: Sequence[Sequence[int]]) -> list[array[int]]:
 
 
 def forward(
-    engine: Engine, token_lists: Sequence[array[int]], first_rows: Sequence[int], logits: bool, hidden_states: bool
+    engine: Engine,
+    token_lists: Sequence[array[int]],
+    first_rows: Sequence[int],
+    logits: bool,
+    hidden_states: bool,
+    adapter: str | None = None,
 ) -> Tensors:
     """One pass over several token lists, each a sequence of its own from position 0; rows from first_rows[i] on are kept.
 
@@ -80,12 +85,15 @@ def forward(
     ids = ffi.from_buffer("int32_t[]", laid_out)
     outputs = lib.QWEN_OUTPUT_LOGITS * logits | lib.QWEN_OUTPUT_HIDDEN_STATES * hidden_states
 
+    options = OptionSet({"adapter": adapter}, OptionScope.REQUEST)
+
     def work() -> Any:
         box, error = ffi.new("qwen_tensors **"), ffi.new("qwen_error **")
         with engine.handle.use() as pointer:
-            check(
-                lib.qwen_forward(pointer, ids, counts, firsts, len(token_lists), outputs, ffi.NULL, box, error), error
+            status = lib.qwen_forward(
+                pointer, ids, counts, firsts, len(token_lists), outputs, options.pointer, box, error
             )
+            check(status, error)
         return box[0]
 
     pointer = run_interruptibly(work, lib.qwen_tensors_free, lambda: None)
