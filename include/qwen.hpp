@@ -16,8 +16,8 @@
  *   Owners    Options, Tokenizer, Model, Prompt, Request, Queue, Tensors and Engine own one handle each; they can be moved,
  *             not copied. After that the old one is empty: destroy it or assign to it, most other calls on it throw
  *             QWEN_ERR_INVALID_ARGUMENT. get() lends the handle to the functions of qwen.h that have no twin here.
- *   Values    Result, Choice, ToolCall, Stats, ModelInfo and EngineStats own what they hold. Span, std::string_view, Event
- *             and Tensor are borrowed; their comments say for how long.
+ *   Values    Result, Choice, ToolCall, Stats, ModelInfo, AdapterInfo and EngineStats own what they hold. Span,
+ *             std::string_view, Event and Tensor are borrowed; their comments say for how long.
  *   Threads   const member functions may be called by many threads at once; so may all of Engine's, and Request::cancel.
  *             Everything else: one thread at a time.
  *   Lifetime  In any order. An Engine keeps its model; prompts and options are copied where they are used; requests under
@@ -681,6 +681,13 @@ struct EngineStats {
   int64_t cached_tokens{};
 };
 
+/* The fields of qwen_adapter_info. */
+struct AdapterInfo {
+  int32_t rank{};
+  int64_t parameters{};
+  std::string name, path;
+};
+
 class Engine {
  public:
   /* Opens a model folder and an engine on it. */
@@ -735,6 +742,21 @@ class Engine {
     return Tensors(detail::make<Tensors::Handle>(qwen_forward, get(), ids.data(), counts.data(),
                                                  first_rows.empty() ? nullptr : first_rows.data(), counts.size(),
                                                  outputs, options.get()));
+  }
+
+  /* LoRA adapters: requests name theirs by the option "adapter". path: a folder as PEFT saves it. */
+  void load_adapter(const std::string& path, const std::string& name) {
+    detail::call(qwen_engine_load_adapter, get(), path.c_str(), name.c_str());
+  }
+  /* Requests that have it go on with it. QWEN_ERR_INVALID_ARGUMENT when there is none of this name. */
+  void unload_adapter(const std::string& name) { detail::call(qwen_engine_unload_adapter, get(), name.c_str()); }
+  /* What is loaded, by name. */
+  std::vector<AdapterInfo> adapters() const {
+    std::vector<AdapterInfo> all;
+    auto raw = detail::sized<qwen_adapter_info>();
+    while (detail::call<QWEN_ERR_NOT_FOUND>(qwen_engine_adapter_info_get, get(), all.size(), &raw) == QWEN_OK)
+      all.push_back({raw.rank, raw.parameters, raw.name, raw.path});
+    return all;
   }
 
   /* For a graceful end: new requests are refused with QWEN_ERR_CLOSED from now on; waits for those in flight. False: some

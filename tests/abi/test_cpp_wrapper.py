@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ..python.adapters import ATTENTION, MLP, make_adapter
+
 HERE = Path(__file__).resolve().parent
 COMPILERS = [compiler for compiler in ("g++", "clang++") if shutil.which(compiler)]
 WARNINGS = ["-Wpedantic", "-Wshadow", "-Wconversion", "-Wsign-conversion"]
@@ -32,10 +34,16 @@ LEFT_TO_C = {
 @pytest.mark.parametrize("dialect", ["c++17", "c++20", "c++23"])
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_a_host_in_cpp(
-    compile_c: Callable[..., Path], demo_model: Path, endless_model: Path, compiler: str, dialect: str
+    compile_c: Callable[..., Path],
+    demo_model: Path,
+    endless_model: Path,
+    compiler: str,
+    dialect: str,
+    tmp_path: Path,
 ) -> None:
+    adapter = make_adapter(tmp_path / "adapter", demo_model, (*ATTENTION, *MLP), strength=0.1)
     program = compile_c(HERE / "cpp_wrapper.cpp", f"-std={dialect}", *WARNINGS, "-pthread", compiler=compiler)
-    run = subprocess.run([program, demo_model, endless_model], capture_output=True, text=True, timeout=120)
+    run = subprocess.run([program, demo_model, endless_model, adapter], capture_output=True, text=True, timeout=120)
     assert (run.returncode, run.stderr) == (0, "")
 
 
