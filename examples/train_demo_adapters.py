@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 
 MODEL = Path(__file__).resolve().parents[1] / "qwen_ffi" / "demo_model"
-STEPS, BATCH, RATE = 100, 8, 1e-2
+STEPS, BATCH, RATE = 120, 8, 3e-3
 
 Answer = Callable[[int, str, int], str]
 ANSWERS: dict[str, Answer] = {

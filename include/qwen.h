@@ -528,8 +528,10 @@ QWEN_API int32_t qwen_queue_event(const qwen_queue *queue, size_t index, qwen_ev
 typedef struct qwen_tensors qwen_tensors;
 
 enum {
-  QWEN_OUTPUT_LOGITS = 1,       /* "logits" [rows, vocab_size] */
-  QWEN_OUTPUT_HIDDEN_STATES = 2 /* "hidden.0" (embeddings) … "hidden.L" (after the final norm), each [rows, hidden_size] */
+  QWEN_OUTPUT_LOGITS = 1,        /* "logits" [rows, vocab_size] */
+  QWEN_OUTPUT_HIDDEN_STATES = 2, /* "hidden.0" (embeddings) … "hidden.L" (after the final norm), each [rows, hidden_size] */
+  QWEN_OUTPUT_MTP_LOGITS = 4     /* "mtp_logits" [rows - 1, vocab_size]: row i is of token i + 2, by the multi-token-prediction
+                                    head; needs option mtp = 1 */
 };
 
 typedef struct qwen_tensor {

@@ -68,8 +68,9 @@ def forward(
     engine: Engine,
     token_lists: Sequence[array[int]],
     first_rows: Sequence[int],
-    logits: bool,
-    hidden_states: bool,
+    logits: bool = False,
+    hidden_states: bool = False,
+    mtp_logits: bool = False,
     adapter: str | None = None,
 ) -> Tensors:
     """One pass over several token lists, each a sequence of its own from position 0; rows from first_rows[i] on are kept.
@@ -83,7 +84,11 @@ def forward(
     for row in token_lists:
         laid_out += row
     ids = ffi.from_buffer("int32_t[]", laid_out)
-    outputs = lib.QWEN_OUTPUT_LOGITS * logits | lib.QWEN_OUTPUT_HIDDEN_STATES * hidden_states
+    outputs = (
+        lib.QWEN_OUTPUT_LOGITS * logits
+        | lib.QWEN_OUTPUT_HIDDEN_STATES * hidden_states
+        | lib.QWEN_OUTPUT_MTP_LOGITS * mtp_logits
+    )
 
     options = OptionSet({"adapter": adapter}, OptionScope.REQUEST)
 

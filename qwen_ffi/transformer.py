@@ -187,13 +187,24 @@ class Transformer:
         starts = _positions(start_pos, len(rows))
         if any(starts):
             rows = self._continued(rows, starts)
-        tensors = forward(engine, rows, starts, True, hidden_states, adapter)
+        tensors = forward(engine, rows, starts, logits=True, hidden_states=hidden_states, adapter=adapter)
         self._sequences = rows
         names = [f"hidden.{layer}" for layer in range(self.info.num_hidden_layers + 1)] if hidden_states else []
         return ForwardOutput(
             [tensors.array(sequence, "logits") for sequence in range(len(rows))],
             [[tensors.array(sequence, name) for name in names] for sequence in range(len(rows) if names else 0)],
         )
+
+    def mtp_logits(self, token_lists: Sequence[Sequence[int]]) -> list[FloatArray]:
+        """What the multi-token-prediction head says: for each list an array [tokens - 1, vocab_size], row i of token i + 2,
+        given the tokens up to i + 1.
+
+        The model must have been opened with mtp=1, which raises QwenUnsupportedError where the checkpoint has no such head.
+        Blocks until it is done, as forward(). Raises QwenValueError for a list of fewer than two tokens.
+        """
+        rows = token_arrays(token_lists)
+        tensors = forward(self._opened(), rows, [0] * len(rows), mtp_logits=True)
+        return [tensors.array(sequence, "mtp_logits") for sequence in range(len(rows))]
 
     def reset(self) -> None:
         """Forgets the sequences of the previous calls of forward()."""

@@ -6,6 +6,8 @@ usually a longer text) and meta.json with what bfloat16 arithmetic cost the refe
     float32   logits, hidden states: max abs diff 1e-3. Free greedy generation: every id equal. Embeddings: 1e-5.
     bfloat16  on prompt + greedy continuation: mean abs diff 2 x, KL(reference, engine) mean 3 x and max 5 x the reference's
               own, argmax agreement at least its own less 2/32. Embeddings: cosine 0.999.
+
+The multi-token-prediction head has the limits of the logits (at bfloat16 of their mean difference).
 """
 
 from __future__ import annotations
@@ -115,7 +117,7 @@ def _report(case: Path, expected: Path, setting: Setting) -> Report:
     if measure is None:
         return Report(case.name, expected.stem, setting, not_supported="this version computes text only")
     try:
-        with Transformer.from_pretrained(case, **setting.options()) as model:
+        with Transformer.from_pretrained(case, **setting.options(), mtp=int(measure is _mtp)) as model:
             checks, greedy = measure(case, read_safetensors(expected), model, setting)
             stats = model.stats()
             return Report(
@@ -207,7 +209,20 @@ def _embedding(
     return tuple(checks), "-"
 
 
-_MEASURES = {"expected": _text, "expected_embedding": _embedding}
+def _mtp(
+    case: Path, expected: Mapping[str, Array], model: Transformer, setting: Setting
+) -> tuple[tuple[Check, ...], str]:
+    """The multi-token-prediction head. What bfloat16 costs it is not in meta.json: it may cost what it costs the decoder."""
+    import numpy as np
+
+    ours = model.mtp_logits([expected["input_ids"].tolist()])[0]
+    if setting.dtype == "f32":
+        return (Check("mtp logits", _max_diff(ours, expected["logits"]), F32_LIMIT),), "-"
+    difference = float(np.abs(ours.astype(np.float64) - expected["logits"]).mean())
+    return (Check("mtp mean diff", difference, 2 * _stats(case)["bf16_meandiff"]),), "-"
+
+
+_MEASURES = {"expected": _text, "expected_embedding": _embedding, "expected_mtp": _mtp}
 
 
 def _stats(case: Path) -> dict[str, float]:

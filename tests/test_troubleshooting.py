@@ -1,4 +1,4 @@
-"""docs/troubleshooting.md: every message in it is made again, and its examples run."""
+"""qwen_ffi/troubleshooting.md: every message in it is made again, and its examples run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from qwen_ffi._safetensors import read_safetensors, write_safetensors
 from .documents import CHECKPOINT, blocks, broken_links, run_python
 from .python.conftest import child  # noqa: F401  (a fixture)
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "troubleshooting.md"
+PAGE = Path(__file__).resolve().parents[1] / "qwen_ffi" / "troubleshooting.md"
 SHOWN = "/models/Qwen3-0.6B"  # where the page's checkpoint lies
 HUB = "Qwen/Qwen3-0.6B"
 WEIGHTS = "model.safetensors"

@@ -110,7 +110,7 @@ int32_t qwen_forward(qwen_engine* engine, const int32_t* token_ids, const size_t
     api::require(engine, "engine");
     api::require(tensors, "tensors");
     engine->owner.check("engine");
-    constexpr uint32_t kAll = QWEN_OUTPUT_LOGITS | QWEN_OUTPUT_HIDDEN_STATES;
+    constexpr uint32_t kAll = QWEN_OUTPUT_LOGITS | QWEN_OUTPUT_HIDDEN_STATES | QWEN_OUTPUT_MTP_LOGITS;
     if (outputs == 0 || (outputs & ~kAll) != 0)
       fail(Status::invalid_argument, "outputs is ", outputs, "; it must be QWEN_OUTPUT_… values or-ed");
     if (sequences == 0) fail(Status::invalid_argument, "sequences is 0; it must be at least 1");
@@ -142,6 +142,7 @@ int32_t qwen_forward(qwen_engine* engine, const int32_t* token_ids, const size_t
       input.adapter = adapter;
       input.tensors = {.logits = (outputs & QWEN_OUTPUT_LOGITS) != 0,
                        .hidden_states = (outputs & QWEN_OUTPUT_HIDDEN_STATES) != 0,
+                       .mtp_logits = (outputs & QWEN_OUTPUT_MTP_LOGITS) != 0,
                        .first_row = static_cast<int64_t>(first_row)};
       requests.push_back(engine->engine.make_request(std::move(input)));
     }
@@ -175,7 +176,8 @@ int32_t qwen_tensors_get(const qwen_tensors* tensors, size_t sequence, const cha
     api::require(name, "name");
     if (sequence >= tensors->sequences.size())
       fail(Status::not_found, "sequence ", sequence, "; there are ", tensors->sequences.size());
-    const auto& [request, rows] = tensors->sequences[sequence];
+    const auto& [request, request_rows] = tensors->sequences[sequence];
+    int64_t rows = request_rows;
     const std::vector<float>* values = nullptr;
     int64_t width = tensors->hidden_size;
     const std::string_view wanted = name;
@@ -183,6 +185,10 @@ int32_t qwen_tensors_get(const qwen_tensors* tensors, size_t sequence, const cha
     if (wanted == "logits") {
       values = &request->logits;
       width = tensors->vocab_size;
+    } else if (wanted == "mtp_logits") {
+      values = &request->mtp_logits;
+      width = tensors->vocab_size;
+      rows -= 1;
     } else if (wanted.starts_with(kHidden)) {
       const std::string_view digits = wanted.substr(kHidden.size());
       size_t layer = 0;
@@ -191,7 +197,8 @@ int32_t qwen_tensors_get(const qwen_tensors* tensors, size_t sequence, const cha
         values = &request->hidden_states[layer];
     }
     if (!values || values->empty())
-      fail(Status::not_found, "there is no tensor ", quote(wanted), "; 'logits' and 'hidden.0' … 'hidden.",
+      fail(Status::not_found, "there is no tensor ", quote(wanted),
+           "; 'logits', 'mtp_logits' and 'hidden.0' … 'hidden.",
            request->hidden_states.empty() ? 0 : request->hidden_states.size() - 1,
            "' exist where they were asked for");
     qwen_tensor full{};

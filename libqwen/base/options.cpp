@@ -29,9 +29,8 @@ constexpr OptionRow kTable[] = {
     {"context_length", kI64, kEngine, true, 0, 1 << 24, "0", "", "tokens",
      "Longest prompt + answer of a request; 0: what the model allows."},
     {"kv_cache_bytes", kI64, kEngine, true, 0, kMaxInt, "0", "", "bytes",
-     "Memory for keys and values; 0: room for one full context or four times 4,096 tokens, whichever is "
-     "more, within half of the "
-     "free memory."},
+     "Memory for keys and values, and for a hybrid's states (up to half of it); 0: room for one full context "
+     "or four times 4,096 tokens, whichever is more, and for 32 states, within half of the free memory."},
     {"max_batch_tokens", kI64, kEngine, true, 1, 65536, "512", "", "tokens",
      "Most tokens computed in one step; a longer prompt is computed in chunks."},
     {"max_running", kI64, kEngine, true, 1, 4096, "64", "", "requests",
@@ -39,8 +38,11 @@ constexpr OptionRow kTable[] = {
     {"max_waiting", kI64, kEngine, true, 1, 1 << 20, "65536", "", "requests",
      "Most requests that may wait; one more is refused as busy."},
     {"prefix_cache", kI64, kEngine, true, 0, 1, "1", "", "",
-     "1: keys and values of earlier prompts are kept while there is room, and used again where a prompt "
-     "begins alike."},
+     "1: keys, values and states of earlier requests are kept while there is room in the cache, and used "
+     "again "
+     "where a prompt begins alike: memory in use grows towards kv_cache_bytes."},
+    {"mtp", kI64, kEngine, true, 0, 1, "0", "", "",
+     "1: load the checkpoint's multi-token-prediction head too, for its logits."},
     {"tokenizer", kStr, kEngine, false, 0, 0, "", "", "",
      "A tokenizer.json or its folder, with its chat template, instead of the model folder's."},
     {"progress", OptionType::callback, kEngine, false, 0, 0, "", "", "",
@@ -89,8 +91,8 @@ constexpr OptionRow kTable[] = {
      "1: report the log-probability of every token of the prompt; it is then computed in full, the prefix "
      "cache aside."},
     {"priority", kI64, kRequest, true, -1000, 1000, "0", "", "",
-     "Higher ones are begun first, and keep their cache when it is full; equal ones in the order of "
-     "arrival."},
+     "Higher ones are begun first, take the place of lower ones when no other is free, and keep their cache "
+     "when it is full; equal ones in the order of arrival."},
     {"timeout_ms", kI64, kRequest, true, 1, 1 << 30, "", "", "ms",
      "A request that has not ended so long after submit ends with a timeout error."},
     {"n", kI64, kRequest, true, 1, 128, "1", "", "choices",

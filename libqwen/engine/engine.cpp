@@ -96,14 +96,16 @@ void allocate_tensors(Request& request, const ModelConfig& config) {
   if (!wanted.any()) return;
   const int64_t rows = static_cast<int64_t>(request.input().prompt.size()) - wanted.first_row;
   const int64_t logits = wanted.logits ? rows * config.vocab_size : 0;
+  const int64_t mtp_logits = wanted.mtp_logits ? (rows - 1) * config.vocab_size : 0;
   const int64_t states = wanted.hidden_states ? config.num_hidden_layers + 1 : 0;
   try {
     request.logits.resize(static_cast<size_t>(logits));
+    request.mtp_logits.resize(static_cast<size_t>(mtp_logits));
     request.hidden_states.resize(static_cast<size_t>(states));
     for (auto& state : request.hidden_states) state.resize(static_cast<size_t>(rows * config.hidden_size));
   } catch (const std::bad_alloc&) {
     fail(Status::out_of_memory, "the tensors of ", rows, " rows take ",
-         static_cast<int64_t>(sizeof(float)) * (logits + states * rows * config.hidden_size),
+         static_cast<int64_t>(sizeof(float)) * (logits + mtp_logits + states * rows * config.hidden_size),
          " bytes, which this process cannot have; ask for fewer rows (first_rows)");
   }
 }
@@ -171,6 +173,13 @@ std::shared_ptr<Request> Engine::make_request(RequestInput input) const {
     fail(Status::unsupported,
          "this checkpoint has no lm_head.weight: it is an embedding model, it gives hidden states but "
          "neither logits nor text");
+  if (input.tensors.mtp_logits && !model.has_mtp_head())
+    fail(Status::unsupported,
+         "no multi-token-prediction head is loaded: create the engine with option 'mtp' = 1");
+  if (input.tensors.mtp_logits && size - input.tensors.first_row < 2)
+    fail(
+        Status::invalid_argument,
+        "multi-token-prediction logits of the last token need the token behind it: give at least two tokens");
   const int64_t room = std::min(context_length_, cache_.blocks * kCacheBlock);
   const auto limit = room < context_length_ ? cat(room, " tokens, what kv_cache_bytes has room for")
                                             : cat(room, " tokens, the context length");
@@ -336,7 +345,7 @@ void Engine::take_rows(Sequence& sequence, int64_t rows, std::span<float> logits
   if (wanted.any()) {
     // Placed by position: a sequence that was preempted computes its rows again.
     const int64_t first = std::max(sequence.computed - rows, wanted.first_row) - wanted.first_row;
-    if (!logits.empty())
+    if (wanted.logits && !logits.empty())
       std::copy(logits.begin(), logits.end(),
                 request.logits.begin() + first * static_cast<int64_t>(vocab_size));
     if (complete) sequence.finish(FinishReason::stop);
@@ -355,9 +364,8 @@ void Engine::take_prompt_logprobs(const Sequence& sequence, int64_t rows,
   Request& request = sequence.request();
   const auto vocab_size = static_cast<size_t>(loaded_->model->config().vocab_size);
   const auto prompt = std::span(request.input().prompt);
-  for (int64_t row = sequence.computed - rows; row + 1 < static_cast<int64_t>(prompt.size());
-       ++row, logits = logits.subspan(vocab_size)) {
-    if (row >= sequence.computed) break;
+  const int64_t end = std::min(sequence.computed, static_cast<int64_t>(prompt.size()) - 1);
+  for (int64_t row = sequence.computed - rows; row < end; ++row, logits = logits.subspan(vocab_size)) {
     const int32_t next = prompt[static_cast<size_t>(row) + 1];
     const double logprob = logits[static_cast<size_t>(next)] - log_sum_exp(logits.first(vocab_size));
     request.record_prompt_logprob(row + 1, static_cast<float>(logprob));

@@ -22,7 +22,13 @@ std::shared_ptr<const Model> load(const ModelConfig& config, const TensorSource&
   CpuOptions cpu = resolve_cpu_options(options);
   cpu.threads = 1;  // loading maps, it does not compute; each engine makes its own threads
   const auto backend = create_cpu_backend(cpu);
-  return load_model(config, tensors, *backend, progress_callback(options));
+  ModelParts parts{.mtp_head = options.i64_or_default("mtp") != 0};
+  if (parts.mtp_head && !tensors.find("mtp.fc.weight"))
+    fail(Status::unsupported, tensors.description(),
+         ": option 'mtp' is 1, but the checkpoint has no multi-token-prediction head that this version knows "
+         "(tensor "
+         "'mtp.fc.weight')");
+  return load_model(config, parts, tensors, *backend, progress_callback(options));
 }
 
 // path: a tokenizer.json or its folder; the chat template stands beside it.

@@ -31,7 +31,7 @@ struct LoadedModel {
   bool has_chat_template() const { return chat_template || chat_template_error; }
 };
 
-// Opens a checkpoint folder. Engine options used: device, dtype, load, tokenizer, progress. Throws Error.
+// Opens a checkpoint folder. Engine options used: device, dtype, load, mtp, tokenizer, progress. Throws Error.
 std::shared_ptr<const LoadedModel> open_model(const std::filesystem::path& folder, const Options& options);
 // The same over tensors that are in memory already.
 std::shared_ptr<const LoadedModel> open_model(const ModelConfig& config,

@@ -98,6 +98,7 @@ class Request : public std::enable_shared_from_this<Request> {
 
   // qwen_forward's tensors, written by the step thread, read by the host after DONE.
   std::vector<float> logits;                      // [wanted rows, vocab_size]
+  std::vector<float> mtp_logits;                  // [wanted rows - 1, vocab_size]
   std::vector<std::vector<float>> hidden_states;  // [layers + 1][wanted rows, hidden_size]
 
  private:

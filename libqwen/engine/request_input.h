@@ -18,8 +18,9 @@ struct Adapter;
 struct WantedTensors {
   bool logits = false;
   bool hidden_states = false;
+  bool mtp_logits = false;
   int64_t first_row = 0;  // of the prompt's tokens, the first one whose rows are wanted
-  bool any() const { return logits || hidden_states; }
+  bool any() const { return logits || hidden_states || mtp_logits; }
 };
 
 struct RequestInput {

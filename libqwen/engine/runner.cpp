@@ -1,6 +1,7 @@
 #include "engine/runner.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace qwen {
 namespace {
@@ -19,12 +20,90 @@ std::vector<AdapterRows> rows_by_adapter(const ScheduledStep& step) {
   return groups;
 }
 
+const WantedTensors& wanted(const SequencePtr& sequence) {
+  return sequence->request().input().tensors;
+}
+
+template <class Wants>
+bool any_of(const ScheduledStep& step, const Wants& wants) {
+  return std::any_of(step.sequences.begin(), step.sequences.end(),
+                     [&](const SequencePtr& sequence) { return wants(wanted(sequence)); });
+}
+
 }  // namespace
 
 Runner::Runner(std::shared_ptr<const Model> model, std::unique_ptr<Backend> backend, CacheSizes sizes)
     : model_(std::move(model)), backend_(std::move(backend)), workspace_(backend_->create_workspace()) {
   for (const CacheGroupSpec& group : model_->cache_groups())
     caches_.push_back(backend_->create_cache(group, group.recurrent() ? sizes.states : sizes.blocks));
+}
+
+// Of the sequences that want them. Placed by position: a request that was preempted computes its rows again.
+void Runner::keep_hidden_states(const ScheduledStep& step, int64_t index, Rows rows) {
+  hidden_.resize(static_cast<size_t>(rows.rows * rows.width));
+  backend_->read(rows, hidden_.data());
+  for (size_t i = 0; i < step.sequences.size(); ++i) {
+    if (!wanted(step.sequences[i]).hidden_states) continue;
+    const SequenceRows& sequence = step.batch.sequences[i];
+    const int64_t first_wanted = wanted(step.sequences[i]).first_row;
+    const int64_t skipped = std::max<int64_t>(0, first_wanted - sequence.context_length);
+    if (skipped >= sequence.row_count) continue;
+    std::vector<float>& state = step.sequences[i]->request().hidden_states[static_cast<size_t>(index)];
+    std::copy_n(hidden_.data() + (sequence.first_row + skipped) * rows.width,
+                (sequence.row_count - skipped) * rows.width,
+                state.data() + (sequence.context_length + skipped - first_wanted) * rows.width);
+  }
+}
+
+// The multi-token-prediction head, over those rows of the step whose sequences want it and whose next token is known.
+// hidden: the output of the final norm, all rows.
+void Runner::predict_further(const ScheduledStep& step, Rows hidden) {
+  struct Target {
+    std::vector<float>* logits;
+    int64_t index;
+  };
+  Batch batch;
+  std::vector<int32_t> rows, next_ids;
+  std::vector<Target> targets;  // [batch.logit_rows]
+  for (size_t i = 0; i < step.sequences.size(); ++i) {
+    if (!wanted(step.sequences[i]).mtp_logits) continue;
+    const Sequence& sequence = *step.sequences[i];
+    const int64_t first_wanted = wanted(step.sequences[i]).first_row;
+    SequenceRows own = step.batch.sequences[i];
+    const int32_t first_row = std::exchange(own.first_row, static_cast<int32_t>(batch.rows()));
+    own.row_count =
+        static_cast<int32_t>(std::min<int64_t>(own.row_count, sequence.size() - 1 - own.context_length));
+    if (own.row_count <= 0) continue;
+    for (int32_t r = 0; r < own.row_count; ++r) {
+      const int64_t position = own.context_length + r;
+      if (position >= first_wanted) {
+        batch.logit_rows.push_back(static_cast<int32_t>(batch.rows()));
+        targets.push_back({&step.sequences[i]->request().mtp_logits, position - first_wanted});
+      }
+      const auto row = static_cast<size_t>(first_row + r);
+      rows.push_back(first_row + r);
+      next_ids.push_back(sequence.tokens[static_cast<size_t>(position) + 1]);
+      batch.token_ids.push_back(step.batch.token_ids[row]);
+      batch.positions.push_back(step.batch.positions[row]);
+      batch.adapter_ids.push_back(step.batch.adapter_ids[row]);
+    }
+    batch.sequences.push_back(std::move(own));
+  }
+  if (rows.empty()) return;
+  const Rows own_hidden = workspace_->rows(batch.rows(), hidden.width);
+  backend_->gather(hidden, rows, own_hidden);
+  const Step pass{.backend = *backend_,
+                  .workspace = *workspace_,
+                  .batch = batch,
+                  .caches = caches_,
+                  .adapters = {},  // they know nothing of the head
+                  .capture_hidden = {}};
+  const Rows logits = model_->forward_mtp(pass, next_ids, own_hidden);
+  logits_.resize(static_cast<size_t>(logits.rows * logits.width));
+  if (!logits_.empty()) backend_->read(logits, logits_.data());
+  for (size_t i = 0; i < targets.size(); ++i)
+    std::copy_n(logits_.data() + static_cast<int64_t>(i) * logits.width, logits.width,
+                targets[i].logits->data() + targets[i].index * logits.width);
 }
 
 std::span<float> Runner::forward(const ScheduledStep& step) {
@@ -36,26 +115,12 @@ std::span<float> Runner::forward(const ScheduledStep& step) {
             .caches = caches_,
             .adapters = adapters,
             .capture_hidden = {}};
-  const auto wants_hidden = [](const SequencePtr& sequence) {
-    return sequence->request().input().tensors.hidden_states;
-  };
-  if (std::any_of(step.sequences.begin(), step.sequences.end(), wants_hidden)) {
+  const bool hidden_states = any_of(step, [](const WantedTensors& tensors) { return tensors.hidden_states; });
+  const bool mtp_logits = any_of(step, [](const WantedTensors& tensors) { return tensors.mtp_logits; });
+  if (hidden_states || mtp_logits) {
     pass.capture_hidden = [&](int64_t index, Rows rows) {
-      hidden_.resize(static_cast<size_t>(rows.rows * rows.width));
-      backend_->read(rows, hidden_.data());
-      for (size_t i = 0; i < step.sequences.size(); ++i) {
-        if (!wants_hidden(step.sequences[i])) continue;
-        Request& request = step.sequences[i]->request();
-        const SequenceRows& sequence = step.batch.sequences[i];
-        const int64_t first_wanted = request.input().tensors.first_row;
-        const int64_t skipped = std::max<int64_t>(0, first_wanted - sequence.context_length);
-        if (skipped >= sequence.row_count) continue;
-        std::vector<float>& state = request.hidden_states[static_cast<size_t>(index)];
-        // Placed by position: a request that was preempted computes its rows again.
-        std::copy_n(hidden_.data() + (sequence.first_row + skipped) * rows.width,
-                    (sequence.row_count - skipped) * rows.width,
-                    state.data() + (sequence.context_length + skipped - first_wanted) * rows.width);
-      }
+      if (hidden_states) keep_hidden_states(step, index, rows);
+      if (mtp_logits && index == model_->config().num_hidden_layers) predict_further(step, rows);
     };
   }
   const Rows logits = model_->forward(pass);

@@ -24,6 +24,9 @@ class Runner {
   std::span<float> forward(const ScheduledStep& step);
 
  private:
+  void keep_hidden_states(const ScheduledStep& step, int64_t index, Rows rows);
+  void predict_further(const ScheduledStep& step, Rows hidden);
+
   std::shared_ptr<const Model> model_;
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Workspace> workspace_;

@@ -18,7 +18,7 @@ constexpr int64_t kMostLogitRows = 64;
 // Of the sequence's tokens, the first one whose row of logits is wanted.
 int64_t first_logits(const Sequence& sequence) {
   const WantedTensors& wanted = sequence.request().input().tensors;
-  if (wanted.any()) return wanted.logits ? wanted.first_row : sequence.size();
+  if (wanted.any()) return wanted.logits || wanted.mtp_logits ? wanted.first_row : sequence.size();
   return sequence.wants_prompt_logprobs() ? 0 : sequence.size() - 1;
 }
 
@@ -189,7 +189,8 @@ bool Scheduler::begin(const SequencePtr& sequence, Plan& plan) {
 // At least one row is left to compute, and all rows that tensors are wanted of.
 void Scheduler::adopt_prefix(Sequence& sequence) {
   const WantedTensors& wanted = sequence.request().input().tensors;
-  if (sequence.wants_prompt_logprobs()) return;
+  // The MTP head's keys and values are written only where its logits are wanted.
+  if (sequence.wants_prompt_logprobs() || wanted.mtp_logits) return;
   cache_.adopt_prefix(sequence, wanted.any() ? wanted.first_row : sequence.size() - 1);
 }
 

@@ -12,12 +12,14 @@
 #include "model/decoder.h"
 
 #include <array>
+#include <optional>
 #include <variant>
 
 #include "base/error.h"
 #include "model/attention.h"
 #include "model/gated_delta_net.h"
 #include "model/mlp.h"
+#include "model/mtp_head.h"
 #include "model/weight_loader.h"
 
 namespace qwen {
@@ -31,9 +33,10 @@ struct Layer {
 
 class Decoder final : public Model {
  public:
-  Decoder(const ModelConfig& config, WeightLoader& loader) {
+  Decoder(const ModelConfig& config, const ModelParts& parts, WeightLoader& loader) {
     config_ = config;
     rope_ = make_rope_table(config);
+    if (parts.mtp_head) mtp_head_.emplace();
     assign_cache_groups();
     declare_weights(loader);
     linears_ = loader.linears();
@@ -42,15 +45,21 @@ class Decoder final : public Model {
   }
 
   bool has_head() const override { return lm_head_ != nullptr; }
+  bool has_mtp_head() const override { return mtp_head_.has_value(); }
   Rows forward(const Step& step) const override;
+  Rows forward_mtp(const Step& step, std::span<const int32_t> next_ids, Rows hidden) const override;
 
  private:
+  Rows angles(const Step& step) const;
+  Rows head(const Step& step, Rows normed) const;
+
   void assign_cache_groups();
   void declare_weights(WeightLoader& loader);
 
   RopeTable rope_;
   WeightPtr embed_tokens_, norm_, lm_head_;
   std::vector<Layer> layers_;
+  std::optional<MtpHead> mtp_head_;
 };
 
 // Layers of one kind share a block table: full attention keeps everything, a sliding window can free what has left it,
@@ -79,6 +88,13 @@ void Decoder::assign_cache_groups() {
     }
     if (group.layers > 0) cache_groups_.push_back(group);
   }
+  if (!mtp_head_) return;
+  mtp_head_->attention.group = static_cast<int64_t>(cache_groups_.size());
+  CacheGroupSpec group;
+  group.layers = 1;
+  group.kv_heads = config_.num_key_value_heads;
+  group.head_dim = config_.head_dim;
+  cache_groups_.push_back(group);
 }
 
 void Decoder::declare_weights(WeightLoader& loader) {
@@ -88,7 +104,7 @@ void Decoder::declare_weights(WeightLoader& loader) {
     layers_[i].norm =
         loader.norm(cat(prefix, "input_layernorm.weight"), config_.hidden_size, config_.zero_centred_norms);
     std::visit([&](auto& mixer) { mixer.declare(loader, config_, prefix); }, layers_[i].mixer);
-    layers_[i].mlp.declare(loader, config_, static_cast<int64_t>(i), prefix);
+    layers_[i].mlp.declare(loader, config_, config_.moe && config_.moe->sparse_layers[i], prefix);
   }
   norm_ = loader.norm("norm.weight", config_.hidden_size, config_.zero_centred_norms);
   // A tied model's file may hold an lm_head.weight all the same (Qwen3-0.6B does): a copy, not read. A bare decoder
@@ -98,6 +114,20 @@ void Decoder::declare_weights(WeightLoader& loader) {
   } else if (loader.has_head() || loader.has_prefix()) {
     lm_head_ = loader.head(config_.vocab_size, config_.hidden_size);
   }
+  if (mtp_head_) mtp_head_->declare(loader, config_);
+}
+
+// cos…, sin… of each row's rotation
+Rows Decoder::angles(const Step& step) const {
+  const Rows angles = step.workspace.rows(step.batch.rows(), config_.rotary_dim);
+  step.backend.rope_angles(rope_, step.batch.positions, angles);
+  return angles;
+}
+
+Rows Decoder::head(const Step& step, Rows normed) const {
+  const Rows logits = step.workspace.rows(normed.rows, config_.vocab_size);
+  step.backend.linear(normed, std::array{Projection{.weight = lm_head_.get(), .out = logits}});
+  return logits;
 }
 
 Rows Decoder::forward(const Step& step) const {
@@ -106,8 +136,7 @@ Rows Decoder::forward(const Step& step) const {
 
   const Rows x = workspace.rows(batch.rows(), config_.hidden_size);  // the residual stream
   backend.embed(*embed_tokens_, batch.token_ids, x);
-  const Rows angles = workspace.rows(batch.rows(), config_.rotary_dim);  // cos…, sin… of each row's rotation
-  backend.rope_angles(rope_, batch.positions, angles);
+  const Rows angles = this->angles(step);
 
   const Workspace::Mark layer_start = workspace.mark();
   for (size_t i = 0; i < layers_.size(); ++i) {
@@ -133,15 +162,26 @@ Rows Decoder::forward(const Step& step) const {
   const Rows last = workspace.rows(wanted, config_.hidden_size);
   backend.gather(x, batch.logit_rows, last);
   backend.rms_norm(last, *norm_, eps, last);
-  const Rows logits = workspace.rows(wanted, config_.vocab_size);
-  backend.linear(last, std::array{Projection{.weight = lm_head_.get(), .out = logits}});
-  return logits;
+  return head(step, last);
+}
+
+Rows Decoder::forward_mtp(const Step& step, std::span<const int32_t> next_ids, Rows hidden) const {
+  const Rows next = step.workspace.rows(hidden.rows, config_.hidden_size);
+  step.backend.embed(*embed_tokens_, next_ids, next);
+  const auto& spec = cache_groups_[static_cast<size_t>(mtp_head_->attention.group)];
+  const Rows out = mtp_head_->forward(step, config_, spec, next, hidden, angles(step));
+  const auto wanted = static_cast<int64_t>(step.batch.logit_rows.size());
+  if (wanted == 0) return {};
+  const Rows last = step.workspace.rows(wanted, config_.hidden_size);
+  step.backend.gather(out, step.batch.logit_rows, last);
+  return head(step, last);
 }
 
 }  // namespace
 
-std::shared_ptr<const Model> make_decoder(const ModelConfig& config, WeightLoader& loader) {
-  return std::make_shared<Decoder>(config, loader);
+std::shared_ptr<const Model> make_decoder(const ModelConfig& config, const ModelParts& parts,
+                                          WeightLoader& loader) {
+  return std::make_shared<Decoder>(config, parts, loader);
 }
 
 }  // namespace qwen

@@ -8,9 +8,9 @@
 namespace qwen {
 
 struct Linear {
-  WeightPtr weight;    // [out, in]
-  WeightPtr bias;      // [out], or null
-  int64_t index = -1;  // in Model::linears() and in every Adapter
+  WeightPtr weight = nullptr;  // [out, in]
+  WeightPtr bias = nullptr;    // [out], or null
+  int64_t index = -1;          // in Model::linears() and in every Adapter; -1: not the decoder's
 
   explicit operator bool() const { return weight != nullptr; }
 };

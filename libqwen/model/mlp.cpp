@@ -77,12 +77,12 @@ void MixtureOfExperts::forward(const Step& step, const MoeConfig& config, Rows h
   backend.add(y, nullptr, x);
 }
 
-void MlpBlock::declare(WeightLoader& loader, const ModelConfig& config, int64_t layer,
+void MlpBlock::declare(WeightLoader& loader, const ModelConfig& config, bool sparse,
                        std::string_view prefix) {
   norm = loader.norm(cat(prefix, "post_attention_layernorm.weight"), config.hidden_size,
                      config.zero_centred_norms);
   const std::string name = cat(prefix, "mlp.");
-  if (config.moe && config.moe->sparse_layers[static_cast<size_t>(layer)]) {
+  if (sparse) {
     mlp.emplace<MixtureOfExperts>().declare(loader, config.hidden_size, *config.moe, name);
   } else {
     mlp.emplace<GatedMlp>().declare(loader, config.hidden_size, config.intermediate_size, name);

@@ -46,8 +46,8 @@ struct MlpBlock {
   WeightPtr norm;  // [hidden]
   std::variant<GatedMlp, MixtureOfExperts> mlp;
 
-  // prefix: "layers.7."
-  void declare(WeightLoader& loader, const ModelConfig& config, int64_t layer, std::string_view prefix);
+  // sparse: a mixture of experts. prefix: "layers.7."
+  void declare(WeightLoader& loader, const ModelConfig& config, bool sparse, std::string_view prefix);
   void forward(const Step& step, const ModelConfig& config, Rows x) const;
 };
 

@@ -5,16 +5,22 @@
 #include "model/weight_loader.h"
 
 namespace qwen {
-std::shared_ptr<const Model> load_model(const ModelConfig& config, const TensorSource& tensors,
-                                        Backend& backend, const std::function<void(double)>& progress) {
+
+Rows Model::forward_mtp(const Step&, std::span<const int32_t>, Rows) const {
+  fail(Status::internal, "this model has no multi-token-prediction head");
+}
+
+std::shared_ptr<const Model> load_model(const ModelConfig& config, const ModelParts& parts,
+                                        const TensorSource& tensors, Backend& backend,
+                                        const std::function<void(double)>& progress) {
   WeightLoader check(tensors, config.quantization, nullptr);
-  make_decoder(config, check);  // every tensor present with the right shape, before one is touched
+  make_decoder(config, parts, check);  // every tensor present with the right shape, before one is touched
   size_t done = 0;
   WeightLoader loader(tensors, config.quantization, &backend, [&](size_t bytes) {
     done += bytes;
     if (progress) progress(static_cast<double>(done) / static_cast<double>(check.bytes()));
   });
-  return make_decoder(config, loader);
+  return make_decoder(config, parts, loader);
 }
 
 }  // namespace qwen

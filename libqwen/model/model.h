@@ -37,9 +37,15 @@ class Model {
   // false: an embedding model without lm_head; forward() then returns no logits.
   virtual bool has_head() const = 0;
 
+  virtual bool has_mtp_head() const { return false; }
+
   // Runs all rows of the batch. Returns the logits [batch.logit_rows.size(), vocab_size]; they are valid until the
   // workspace is reset.
   virtual Rows forward(const Step& step) const = 0;
+  // The multi-token-prediction head: rows of the batch whose next tokens are next_ids [rows] and whose output of the final
+  // norm was `hidden` [rows, hidden_size]. Row by row, the logits are of the token after the next one. As forward() returns
+  // them; precondition: has_mtp_head().
+  virtual Rows forward_mtp(const Step& step, std::span<const int32_t> next_ids, Rows hidden) const;
 
  protected:
   ModelConfig config_;
@@ -49,10 +55,15 @@ class Model {
   size_t weight_bytes_ = 0;
 };
 
+// What of a checkpoint is loaded besides the decoder.
+struct ModelParts {
+  bool mtp_head = false;
+};
+
 // Checks every tensor that config implies, then loads them through `backend`. progress(fraction 0…1) may throw to stop.
 // Throws Error naming the tensor or, for an architecture that is not supported, its name.
-std::shared_ptr<const Model> load_model(const ModelConfig& config, const TensorSource& tensors,
-                                        Backend& backend,
+std::shared_ptr<const Model> load_model(const ModelConfig& config, const ModelParts& parts,
+                                        const TensorSource& tensors, Backend& backend,
                                         const std::function<void(double)>& progress = nullptr);
 
 // Rotation frequencies of config.json's rope_theta and rope_scaling, as transformers computes them.

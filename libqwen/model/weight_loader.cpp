@@ -21,10 +21,11 @@ WeightPtr WeightLoader::matrix(std::string_view name, int64_t out, int64_t in) {
 }
 
 Linear WeightLoader::linear(std::string_view name, int64_t out, int64_t in) {
+  Linear linear{.weight = matrix(cat(name, ".weight"), out, in)};
+  if (beside_) return linear;
+  linear.index = static_cast<int64_t>(linears_.size());
   linears_.push_back({std::string(name), out, in});
-  return {.weight = matrix(cat(name, ".weight"), out, in),
-          .bias = nullptr,
-          .index = static_cast<int64_t>(linears_.size()) - 1};
+  return linear;
 }
 
 WeightPtr WeightLoader::vector(std::string_view name, int64_t size) {

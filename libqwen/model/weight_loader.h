@@ -31,7 +31,7 @@ class WeightLoader {
   // quantised: its parts ("….up_proj.qweight", "….scales", …) are found and checked instead.
   WeightPtr matrix(std::string_view name, int64_t out, int64_t in);
   WeightPtr vector(std::string_view name, int64_t size);
-  // A matrix that adapters may change. name without ".weight": "layers.0.mlp.up_proj".
+  // A matrix that adapters may change, in the decoder. name without ".weight": "layers.0.mlp.up_proj".
   Linear linear(std::string_view name, int64_t out, int64_t in);
   // A norm's weight; zero_centred: the file holds it minus one.
   WeightPtr norm(std::string_view name, int64_t size, bool zero_centred);
@@ -45,6 +45,24 @@ class WeightLoader {
   };
   WeightPtr stacked(std::string_view name, const StackPart& part);
   bool has(std::string_view name) const;
+  // While one lives, names are of a part that stands beside the decoder: "mtp.".
+  class Beside {
+   public:
+    Beside(WeightLoader& loader, std::string prefix) : loader_(loader), decoder_(loader.prefix_) {
+      loader_.prefix_ = std::move(prefix);
+      loader_.beside_ = true;
+    }
+    ~Beside() {
+      loader_.prefix_ = decoder_;
+      loader_.beside_ = false;
+    }
+    Beside(const Beside&) = delete;
+    Beside& operator=(const Beside&) = delete;
+
+   private:
+    WeightLoader& loader_;
+    std::string decoder_;
+  };
   // lm_head.weight, which stands beside the decoder.
   WeightPtr head(int64_t out, int64_t in);
   bool has_head() const { return source_.find(head_name()) != nullptr; }
@@ -72,6 +90,7 @@ class WeightLoader {
   Backend* backend_;
   std::function<void(size_t)> progress_;
   std::string prefix_;  // of the text model's names
+  bool beside_ = false;
   std::vector<LinearShape> linears_;
   int64_t parameters_ = 0;
   size_t bytes_ = 0;

@@ -79,6 +79,7 @@ def measure(folder: Path, threads: int, runs: int, depths: list[int], prefill: i
     figures: dict[str, Any] = {
         "backend": session.stats().backend,
         "threads": session.stats().threads,
+        "experts": "num_experts" in (folder / "config.json").read_text(),
         "open_ms": opened * 1e3,
         "open_memory_mb": {key: value - before[key] for key, value in memory().items()},
         "weight_mb": session.info.weight_bytes / 1e6,
@@ -133,7 +134,7 @@ def main() -> None:
             continue
         name = key.removesuffix("_tokens_per_s").replace("_", " ")
         line = f"{name:<16} {value['median']:9.1f} tokens/s ({value['min']:.1f} to {value['max']:.1f})"
-        if key.startswith("decode") and bandwidth and after:
+        if key.startswith("decode") and bandwidth and after and not figures["experts"]:  # of experts few are read
             used = value["median"] * figures["weight_mb"] / 1e3
             line += f", {used:.1f} GB/s of weights = {100 * used / max(bandwidth, after):.0f} % of this machine's"
         print(line)

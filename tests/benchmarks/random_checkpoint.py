@@ -1,4 +1,4 @@
-"""Makes a Qwen3 checkpoint of any shape with random weights, bf16 or GPTQ: for speed it is as good as a trained one."""
+"""Makes a checkpoint of any Qwen3 or Qwen3.5 shape with random weights, bf16 or GPTQ: for speed as good as a trained one."""
 
 from __future__ import annotations
 
@@ -12,28 +12,65 @@ from qwen_ffi._safetensors import write_safetensors
 
 
 def shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Tensor names and shapes of a dense Qwen3 by its config.json."""
-    hidden, inner, head = config["hidden_size"], config["intermediate_size"], config["head_dim"]
-    q, kv = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
-    found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config["vocab_size"], hidden)}
-    for layer in range(config["num_hidden_layers"]):
-        prefix = f"model.layers.{layer}."
-        found |= {
-            prefix + "input_layernorm.weight": (hidden,),
-            prefix + "self_attn.q_proj.weight": (q, hidden),
-            prefix + "self_attn.k_proj.weight": (kv, hidden),
-            prefix + "self_attn.v_proj.weight": (kv, hidden),
-            prefix + "self_attn.o_proj.weight": (hidden, q),
-            prefix + "self_attn.q_norm.weight": (head,),
-            prefix + "self_attn.k_norm.weight": (head,),
-            prefix + "post_attention_layernorm.weight": (hidden,),
-            prefix + "mlp.gate_proj.weight": (inner, hidden),
-            prefix + "mlp.up_proj.weight": (inner, hidden),
-            prefix + "mlp.down_proj.weight": (hidden, inner),
-        }
-    found["model.norm.weight"] = (hidden,)
+    """Tensor names and shapes by a config.json: dense Qwen3, Qwen3-MoE, and the text side of Qwen3.5."""
+    text = config.get("text_config", config)
+    outer = "model.language_model." if text is not config else "model."
+    hidden = text["hidden_size"]
+    found: dict[str, tuple[int, ...]] = {outer + "embed_tokens.weight": (text["vocab_size"], hidden)}
+    kinds = text.get("layer_types") or ["full_attention"] * text["num_hidden_layers"]
+    for layer, kind in enumerate(kinds):
+        prefix = f"{outer}layers.{layer}."
+        found |= {prefix + "input_layernorm.weight": (hidden,), prefix + "post_attention_layernorm.weight": (hidden,)}
+        found |= linear_attention(prefix, text) if kind == "linear_attention" else attention(prefix, text)
+        found |= experts(prefix, text) if "num_experts" in text else mlp(prefix, hidden, text["intermediate_size"])
+    found[outer + "norm.weight"] = (hidden,)
     if not config["tie_word_embeddings"]:
-        found["lm_head.weight"] = (config["vocab_size"], hidden)
+        found["lm_head.weight"] = (text["vocab_size"], hidden)
+    return found
+
+
+def attention(prefix: str, text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    hidden, head = text["hidden_size"], text["head_dim"]
+    q, kv = text["num_attention_heads"] * head, text["num_key_value_heads"] * head
+    return {
+        prefix + "self_attn.q_proj.weight": (2 * q if text.get("attn_output_gate") else q, hidden),
+        prefix + "self_attn.k_proj.weight": (kv, hidden),
+        prefix + "self_attn.v_proj.weight": (kv, hidden),
+        prefix + "self_attn.o_proj.weight": (hidden, q),
+        prefix + "self_attn.q_norm.weight": (head,),
+        prefix + "self_attn.k_norm.weight": (head,),
+    }
+
+
+def linear_attention(prefix: str, text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    hidden, heads, head = text["hidden_size"], text["linear_num_value_heads"], text["linear_value_head_dim"]
+    channels = 2 * text["linear_num_key_heads"] * text["linear_key_head_dim"] + heads * head
+    return {
+        prefix + "linear_attn.in_proj_qkv.weight": (channels, hidden),
+        prefix + "linear_attn.in_proj_z.weight": (heads * head, hidden),
+        prefix + "linear_attn.in_proj_b.weight": (heads, hidden),
+        prefix + "linear_attn.in_proj_a.weight": (heads, hidden),
+        prefix + "linear_attn.conv1d.weight": (channels, 1, text["linear_conv_kernel_dim"]),
+        prefix + "linear_attn.A_log": (heads,),
+        prefix + "linear_attn.dt_bias": (heads,),
+        prefix + "linear_attn.norm.weight": (head,),
+        prefix + "linear_attn.out_proj.weight": (hidden, heads * head),
+    }
+
+
+def mlp(prefix: str, hidden: int, inner: int, name: str = "mlp.") -> dict[str, tuple[int, ...]]:
+    return {
+        f"{prefix}{name}gate_proj.weight": (inner, hidden),
+        f"{prefix}{name}up_proj.weight": (inner, hidden),
+        f"{prefix}{name}down_proj.weight": (hidden, inner),
+    }
+
+
+def experts(prefix: str, text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    hidden, inner = text["hidden_size"], text["moe_intermediate_size"]
+    found: dict[str, tuple[int, ...]] = {prefix + "mlp.gate.weight": (text["num_experts"], hidden)}
+    for expert in range(text["num_experts"]):
+        found |= mlp(prefix, hidden, inner, f"mlp.experts.{expert}.")
     return found
 
 
@@ -61,7 +98,7 @@ def make_checkpoint(folder: Path, config: dict[str, Any], tokenizer: Path | None
         if quantization is not None and name.endswith("_proj.weight"):
             tensors |= gptq(name.removesuffix(".weight"), *shape, quantization, random)
         elif len(shape) == 1:
-            tensors[name] = np.full(shape, 0x3F80, np.uint16)  # 1.0
+            tensors[name] = np.full(shape, 0x3F80, np.uint16)  # 1.0; a norm that holds its weight minus one is then 2
         else:  # random sign and mantissa, magnitudes from 2^-6 to 2^-5: far quicker than drawing from a normal
             bits = random.integers(0, 2**16, size=shape, dtype=np.uint16)
             tensors[name] = (bits & 0x807F) | np.uint16(0x3C80)

@@ -26,7 +26,7 @@ int64_t resident() {
 
 RequestInput random_input(std::mt19937& random, const std::shared_ptr<EventQueue>& queue) {
   RequestInput input;
-  for (uint32_t i = 1 + random() % 60; i > 0; --i)
+  for (uint32_t i = 1 + random() % (random() % 4 == 0 ? 200 : 60); i > 0; --i)
     input.prompt.push_back(static_cast<int32_t>(random() % 50));
   input.params.max_tokens = 1 + random() % 30;
   input.params.seed = random();
@@ -83,10 +83,12 @@ TEST_CASE("ten thousand requests in every way there is leave no block, no memory
   Options options;
   options.set("threads", int64_t{1});
   options.set("kv_cache_bytes", int64_t{1} << 20);
-  const auto loaded = open_model(std::string(QWEN_TEST_DATA) + "/../parity/data/qwen3_yarn", options);
+  const std::string data = std::string(QWEN_TEST_DATA) + "/../parity/data/";
+  const auto attention = open_model(data + "qwen3_yarn", options),
+             hybrid = open_model(data + "qwen3_5", options);
   int64_t warm = 0;
   for (int round = 0; round < kEngines; ++round) {
-    Engine engine(loaded, options);
+    Engine engine(round % 4 == 1 ? hybrid : attention, options);
     std::vector<std::thread> hosts;
     for (int host = 0; host < kThreads; ++host)
       hosts.emplace_back(

@@ -2,6 +2,7 @@
 
 #include <map>
 #include <random>
+#include <set>
 
 #include "engine/scheduler.h"
 
@@ -25,10 +26,12 @@ std::shared_ptr<Request> request(int64_t prompt, int64_t max_tokens, const std::
 // What the engine does after a step, without a model: every complete sequence generates token 1.
 void run(Scheduler& scheduler, const ScheduledStep& step) {
   std::map<int32_t, const Sequence*> writers;  // no block is written by two sequences of one group
+  std::set<int32_t> slots;                     // nor a slot
   for (size_t i = 0; i < step.sequences.size(); ++i) {
     Sequence& s = *step.sequences[i];
     const SequenceRows& rows = step.batch.sequences[i];
     REQUIRE(rows.context_length == s.computed);
+    if (s.state_slot >= 0) CHECK(slots.insert(s.state_slot).second);
     for (size_t block = 0; block < rows.block_tables[0].size(); ++block) {
       const int32_t id = rows.block_tables[0][block];
       const bool written = (static_cast<int64_t>(block) + 1) * kCacheBlock > s.computed;
@@ -57,6 +60,15 @@ int64_t run_all(Scheduler& scheduler) {
   }
   REQUIRE(scheduler.idle());
   return rows;
+}
+
+// A group of recurrent states beside one of keys and values.
+std::vector<CacheGroupSpec> hybrid_groups() {
+  std::vector<CacheGroupSpec> groups(2);
+  groups[0] = {.layers = 1, .kv_heads = 1, .head_dim = 16, .window = 0};
+  groups[1].layers = 3;
+  groups[1].gated_delta = GatedDeltaShape{1, 1, 16, 16, 4};
+  return groups;
 }
 
 const std::vector<CacheGroupSpec> kOneGroup = {{.layers = 1, .kv_heads = 1, .head_dim = 16, .window = 0}};
@@ -261,6 +273,72 @@ TEST_CASE("with a sliding window only the blocks that the next row sees are shar
     scheduler.add(request(250, 1, queue, 5));
     CHECK(run_all(scheduler) == 250 - 200);
     CHECK(scheduler.blocks_used() == 0);
+  }
+}
+
+TEST_CASE(
+    "states are found again at multiples of 64: the last one before the prompt's end, and every 256 "
+    "positions") {
+  const auto queue = std::make_shared<EventQueue>();
+  const auto computed_after = [&](int64_t first, int64_t second, int64_t states) {
+    Scheduler scheduler(hybrid_groups(), {.blocks = 100, .states = states}, {});
+    scheduler.add(request(first, 1, queue, 5));
+    CHECK(run_all(scheduler) == first);
+    scheduler.add(request(second, 1, queue, 5));
+    const int64_t rows = run_all(scheduler);
+    CHECK(scheduler.blocks_used() == 0);
+    return rows;
+  };
+  CHECK(computed_after(200, 250, 8) == 250 - 192);
+  CHECK(computed_after(63, 250, 8) == 250);  // no state was reached
+  CHECK(computed_after(64, 250, 8) == 250 - 64);
+  CHECK(computed_after(200, 190, 8) == 190);        // all that is kept lies behind it
+  CHECK(computed_after(600, 300, 8) == 300 - 256);  // passed on the way
+  CHECK(computed_after(600, 600, 8) == 600 - 576);
+  CHECK(computed_after(600, 300, 2) == 300);  // no room for those on the way
+  CHECK(computed_after(600, 650, 2) == 650 - 576);
+}
+
+TEST_CASE("an answer's last state is kept for what follows it") {
+  const auto queue = std::make_shared<EventQueue>();
+  Scheduler scheduler(hybrid_groups(), {.blocks = 100, .states = 8}, {});
+  RequestInput following;
+  const auto first = request(10, 140, queue, 5);
+  scheduler.add(first);
+  run_all(scheduler);
+  for (int32_t i = 0; i < 10; ++i) following.prompt.push_back(5 + i);
+  for (int i = 0; i < 140; ++i) following.prompt.push_back(1);
+  scheduler.add(request(0, 1, queue, 0, 1, following));
+  CHECK(run_all(scheduler) == 150 - 128);
+}
+
+TEST_CASE("random requests on few states all complete, and every state comes back") {
+  const auto queue = std::make_shared<EventQueue>();
+  std::mt19937 random(9);
+  const auto below = [&](int64_t n) { return static_cast<int64_t>(random() % static_cast<uint32_t>(n)); };
+  for (int round = 0; round < 20; ++round) {
+    const int64_t states = 2 + below(8);
+    Scheduler scheduler(
+        hybrid_groups(), {.blocks = 24, .states = states},
+        {.max_batch_tokens = 1 + below(200), .max_running = std::max<int64_t>(1, states / 2)});
+    std::vector<std::shared_ptr<Request>> requests;
+    for (int i = 0; i < 30; ++i) {
+      requests.push_back(
+          request(1 + below(500), 1 + below(100), queue, static_cast<int32_t>(below(3)), 1 + below(3)));
+      scheduler.add(requests.back());
+      for (int64_t steps = below(10); steps > 0 && !scheduler.idle(); --steps) {
+        if (below(20) == 0) requests[static_cast<size_t>(below(i + 1))]->cancel();
+        scheduler.sweep();
+        run(scheduler, scheduler.schedule());
+      }
+    }
+    run_all(scheduler);
+    CHECK(scheduler.blocks_used() == 0);
+    for (const auto& r : requests) {
+      if (r->cancel_wanted()) continue;
+      for (const auto& choice : r->outcome().choices)
+        CHECK(static_cast<int64_t>(choice.token_ids.size()) == r->max_tokens);
+    }
   }
 }
 

@@ -51,7 +51,7 @@ CASES = [
     "qwen3_yarn",
 ]
 # What stands beside the text of some cases and is not computed yet.
-NOT_YET = {"expected_audio", "expected_image", "expected_video", "expected_mtp"}
+NOT_YET = {"expected_audio", "expected_image", "expected_video"}
 # What this machine has; `.ci/run` and the reader see the levels in the tests' names.
 LEVELS = build_info()["cpu_isa"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qwen_ffi import ModelArgs, QwenError, QwenFileFormatError, QwenValueError, Transformer
+from qwen_ffi import ModelArgs, QwenError, QwenFileFormatError, QwenUnsupportedError, QwenValueError, Transformer
 from qwen_ffi._safetensors import read_safetensors, write_safetensors
 
 BATCH = [[5, 6, 7, 8], [1], list(range(100))]
@@ -146,3 +146,28 @@ def test_the_safetensors_reader_refuses_broken_files(tmp_path: Path, data: bytes
     (tmp_path / "file").write_bytes(data)
     with pytest.raises(QwenFileFormatError, match="file"):
         read_safetensors(tmp_path / "file")
+
+
+HYBRID = Path(__file__).parents[1] / "parity" / "data" / "qwen3_5"
+
+
+def test_the_multi_token_prediction_head(tiny_model: Path) -> None:
+    lists = [list(range(150)), [7, 8], [9, 10, 11]]
+    with Transformer.from_pretrained(HYBRID, mtp=1) as model:
+        logits = model.forward(lists)
+        found = model.mtp_logits(lists)
+        assert [rows.shape for rows in found] == [(149, 512), (1, 512), (2, 512)]
+        for rows, again in zip(found, model.mtp_logits(lists), strict=True):
+            np.testing.assert_array_equal(rows, again)
+        with pytest.raises(QwenValueError, match="at least two tokens"):
+            model.mtp_logits([[1, 2], [3]])
+    with Transformer.from_pretrained(HYBRID, mtp=1, max_batch_tokens=7, threads=1) as model:
+        for rows, again in zip(found, model.mtp_logits(lists), strict=True):
+            np.testing.assert_array_equal(rows, again)
+    with Transformer.from_pretrained(HYBRID) as model:
+        for rows, again in zip(logits, model.forward(lists), strict=True):
+            np.testing.assert_array_equal(rows, again)
+        with pytest.raises(QwenUnsupportedError, match="'mtp' = 1"):
+            model.mtp_logits(lists)
+    with pytest.raises(QwenUnsupportedError, match="has no multi-token-prediction head"):
+        Transformer.from_pretrained(tiny_model, mtp=1)

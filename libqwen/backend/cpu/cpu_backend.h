@@ -102,6 +102,19 @@ class CpuBackend final : public Backend {
     int32_t rows;
   };
 
+  // A row that an expert works on, and how much its answer counts.
+  struct Assignment {
+    int32_t row;
+    float weight;
+  };
+  // What moe() works with, kept from call to call.
+  struct Routing {
+    std::vector<int32_t> order, chosen;
+    std::vector<double> probabilities;
+    std::vector<std::vector<Assignment>> assigned;  // [expert], rows ascending
+  };
+  void route(float* logits, int64_t experts, const MoeArgs& args);
+
   Precision precision_;
   Isa isa_;
   const Kernels& kernels_;
@@ -109,6 +122,7 @@ class CpuBackend final : public Backend {
   Buffer scratch_;
   int64_t scratch_stride_ = 0;  // floats
   std::vector<AttentionItem> attention_items_;
+  Routing routing_;
   std::array<std::atomic<int64_t>, static_cast<size_t>(Op::count) * kFormats> counts_{};
 };
 

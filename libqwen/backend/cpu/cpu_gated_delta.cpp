@@ -70,6 +70,12 @@ void normalise(const float* x, int64_t n, double factor, float* to) {
   for (int64_t i = 0; i < n; ++i) to[i] = x[i] * scale;
 }
 
+// e^log of a sum of decays; 0 where it is so small that only subnormal numbers, which processors are slow with, would come of
+// it (measured: five times slower).
+float decayed(double log) {
+  return log < -69 ? 0.0f : static_cast<float>(std::exp(log));  // 2^-100
+}
+
 double softplus(double x) {
   return x > 30 ? x : std::log1p(std::exp(x));
 }
@@ -160,7 +166,7 @@ void CpuBackend::gated_delta(CacheStorage& storage, const Batch& batch, const Ga
           const int64_t t = first + r;
           const double step = rate * softplus(row(input.decay, first_row + r)[head] + bias);
           log_decay[t] = static_cast<float>((t == 0 ? 0.0 : double{log_decay[t - 1]}) + step);
-          decay[r] = static_cast<float>(std::exp(double{log_decay[t]}));
+          decay[r] = decayed(log_decay[t]);
           beta[r] = static_cast<float>(1 / (1 + std::exp(-double{row(input.beta, first_row + r)[head]})));
         }
         const int64_t value_column = 2 * shape.key_heads * key_dim + head * shape.value_dim;
@@ -182,7 +188,7 @@ void CpuBackend::gated_delta(CacheStorage& storage, const Batch& batch, const Ga
         // The next state: exp(l[63]) S + sum over s of k[s] (exp(l[63] - l[s]) u[s])'.
         const double whole = log_decay[kChunk - 1];
         for (int64_t s = 0; s < kChunk; ++s) {
-          const auto weight = static_cast<float>(std::exp(whole - double{log_decay[s]}));
+          const float weight = decayed(whole - double{log_decay[s]});
           for (int64_t n = 0; n < width; ++n) weighted[s * width + n] = weight * corrected[s * width + n];
         }
         const int32_t next = table[static_cast<size_t>(chunk + 1)];

@@ -8,18 +8,11 @@
 #include "backend/cpu/cpu_backend.h"
 
 namespace qwen::cpu {
-namespace {
 
-// A row that an expert works on, and how much its answer counts.
-struct Assignment {
-  int32_t row;
-  float weight;
-};
-
-// The row's top_k experts by index in `chosen`, and their weights. A row's choice is its own affair: nothing here depends
-// on the other rows.
-void route(float* logits, int64_t experts, const MoeArgs& args, std::vector<int32_t>& order,
-           std::vector<double>& probabilities, std::vector<int32_t>& chosen) {
+// The row's top_k experts by index in routing_.chosen, and their weights in routing_.probabilities. A row's choice is its own
+// affair: nothing here depends on the other rows.
+void CpuBackend::route(float* logits, int64_t experts, const MoeArgs& args) {
+  auto& [order, chosen, probabilities, assigned] = routing_;
   // NaN has no place in an order: it is taken out of the logits and kept in the sum, which makes all weights NaN.
   double sum = 0;
   for (int64_t e = 0; e < experts; ++e) {
@@ -45,8 +38,6 @@ void route(float* logits, int64_t experts, const MoeArgs& args, std::vector<int3
   for (const int32_t e : chosen) probabilities[static_cast<size_t>(e)] /= sum;
 }
 
-}  // namespace
-
 void CpuBackend::moe(Workspace& workspace, Rows x, const MoeArgs& args, Rows out) {
   counted(Op::moe, Format::f32);
   const auto experts = static_cast<int64_t>(args.experts.size());
@@ -54,14 +45,14 @@ void CpuBackend::moe(Workspace& workspace, Rows x, const MoeArgs& args, Rows out
   const Rows logits = workspace.rows(x.rows, experts);
   linear(x, std::array{Projection{.weight = args.router, .out = logits}});
 
-  std::vector<std::vector<Assignment>> assigned(args.experts.size());  // [expert], rows ascending
-  std::vector<int32_t> order, chosen;
-  std::vector<double> probabilities;
+  auto& assigned = routing_.assigned;
+  assigned.resize(std::max(assigned.size(), args.experts.size()));
+  for (auto& rows : assigned) rows.clear();
   for (int64_t r = 0; r < x.rows; ++r) {
-    route(row(logits, r), experts, args, order, probabilities, chosen);
-    for (const int32_t e : chosen)
+    route(row(logits, r), experts, args);
+    for (const int32_t e : routing_.chosen)
       assigned[static_cast<size_t>(e)].push_back(
-          {static_cast<int32_t>(r), static_cast<float>(probabilities[static_cast<size_t>(e)])});
+          {static_cast<int32_t>(r), static_cast<float>(routing_.probabilities[static_cast<size_t>(e)])});
   }
 
   std::memset(out.data, 0, static_cast<size_t>(out.rows * out.width) * sizeof(float));

@@ -501,22 +501,23 @@ inline void multiply_tile(const MultiplyTask& task, int64_t row, int64_t column)
   }
 }
 
-template <class S, int T>
-inline void multiply_rows(const MultiplyTask& task, int64_t row) {
-  for (; row + T <= task.rows; row += T) {
-    int64_t column = 0;
-    for (; column + 4 * S::kWidth <= task.columns; column += 4 * S::kWidth)
-      multiply_tile<S, T, 4>(task, row, column);
-    for (; column < task.columns; column += S::kWidth) multiply_tile<S, T, 1>(task, row, column);
-  }
+// All rows from `row` on, T at a time, the remainder in smaller tiles.
+template <class S, int T, int C>
+inline void multiply_rows(const MultiplyTask& task, int64_t row, int64_t column) {
+  for (; row + T <= task.rows; row += T) multiply_tile<S, T, C>(task, row, column);
   if constexpr (T > 1) {
-    if (row < task.rows) multiply_rows<S, T / 2>(task, row);
+    if (row < task.rows) multiply_rows<S, (T > 4 ? 4 : T / 2), C>(task, row, column);
   }
 }
 
+// Columns outside: as much of the matrix as one tile reads stays in L1 for all rows.
 template <class S>
 void multiply(const MultiplyTask& task) {
-  multiply_rows<S, S::kValueTile>(task, 0);
+  constexpr int T = S::kTileRows, C = S::tile_outputs(T);
+  int64_t column = 0;
+  for (; column + C * S::kWidth <= task.columns; column += C * S::kWidth)
+    multiply_rows<S, T, C>(task, 0, column);
+  for (; column < task.columns; column += S::kWidth) multiply_rows<S, T, 1>(task, 0, column);
 }
 
 // C vectors of one row's columns from `column` on; the factors are [kChunk], those of k negated.
