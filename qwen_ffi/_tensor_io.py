@@ -54,7 +54,7 @@ def run(
     spans = [slice(begin, end) for begin, end in zip(begins, ends, strict=True)]
     token_lists = token_arrays([row[span] for row, span in zip(ids, spans, strict=True)])
     hidden = any(name != "logits" for name in names)
-    tensors = forward(engine, token_lists, [0] * len(ids), "logits" in names, hidden, adapter)
+    tensors = forward(engine, token_lists, [0] * len(ids), "logits" in names, hidden, adapter=adapter)
     return [
         _padded([tensors.array(sequence, name) for sequence in range(len(ids))], spans, ids.shape[1]) for name in names
     ]

@@ -11,7 +11,17 @@ from typing import Any
 from .._options import OptionScope
 from ..errors import QwenValueError
 from ..results import Channel
-from .flags import MODEL, RESULT_KEYS, add_adapter_flag, add_flags, answer_line, flag_values, open_session, result_object, show
+from .flags import (
+    MODEL,
+    RESULT_KEYS,
+    add_adapter_flag,
+    add_flags,
+    answer_line,
+    flag_values,
+    open_session,
+    result_object,
+    show,
+)
 
 EPILOG = f"""\
 --json prints an object with {RESULT_KEYS}.
