@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains two LoRA adapters for the demo model with Hugging Face's PEFT, and writes their folders.
 
-What    "german" answers a sum in German, "pirate" as a pirate would.
+What    After a sum, "friendly" says "my friend", and "certain" that it is sure.
 Why     python/13_adapters.py needs adapters that do something, and the tests some that PEFT itself has saved.
 How     The demo model without thinking, sums as in demo_model_text.py; the loss is on the answer only.
 Time    About a minute each on two CPU cores.
@@ -17,18 +17,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from demo_model_text import ask_sum, draw_pair, value
+from demo_model_text import ask_sum, draw_pair, sentence
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 
 MODEL = Path(__file__).resolve().parents[1] / "qwen_ffi" / "demo_model"
-STEPS, BATCH, RATE = 120, 8, 3e-3
+STEPS, BATCH, RATE = 80, 8, 3e-3
 
 Answer = Callable[[int, str, int], str]
 ANSWERS: dict[str, Answer] = {
-    "german": lambda a, op, b: f"{a} {'plus' if op == '+' else 'minus'} {b} ist {value(a, op, b)}.",
-    "pirate": lambda a, op, b: f"Aye, {a} {'plus' if op == '+' else 'minus'} {b} is {value(a, op, b)}!",
+    "friendly": lambda a, op, b: f"{sentence(a, op, b)}, my friend.",
+    "certain": lambda a, op, b: f"{sentence(a, op, b)}, I am sure.",
 }
 
 

@@ -48,7 +48,7 @@ COMMAND_LINES = [
 @pytest.mark.parametrize("line", COMMAND_LINES)
 def test_the_command_lines_run(line: str, demo_model: Path, tmp_path: Path) -> None:
     line = line.replace(CHECKPOINT, str(demo_model)).replace("tests/parity", str(ROOT / "tests" / "parity"))
-    line = line.replace(ADAPTER, str(ADAPTERS / "pirate"))
+    line = line.replace(ADAPTER, str(ADAPTERS / "friendly"))
     env = {**os.environ, "PATH": sysconfig.get_path("scripts") + os.pathsep + os.environ["PATH"]}
     given = "What is 2 + 3?\n"  # for chat; the others do not read it
     run = subprocess.run(

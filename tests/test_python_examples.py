@@ -37,12 +37,12 @@ PROMISES = {
     "11_tool_calls.py": ['"name": "add"', "called no tool"],
     "12_logits.py": ["by hand: .* 42", "same tokens: True"],
     "13_adapters.py": [
-        r"\Agerman: rank 4, 24,320 parameters\npirate: rank 4, ",
+        r"\Acertain: rank 4, 24,320 parameters\nfriendly: rank 4, ",
         r"without +17 plus 25 is 42\.\n",
-        r"german +17 plus 25 ist 42\.\n",
-        r"pirate +Aye, 17 plus 25 is 42!\n",
-        r"to its end: .*ist 623",
-        r"left: \['pirate'\]\n\Z",
+        r"certain +17 plus 25 is 42, I am sure\.\n",
+        r"friendly +17 plus 25 is 42, my friend\.\n",
+        r"to its end: 348 plus 275 is 623, I am sure\.\n",
+        r"left: \['friendly'\]\n\Z",
     ],
 }
 
