@@ -2,7 +2,7 @@
 """Trains two LoRA adapters for the demo model with Hugging Face's PEFT, and writes their folders.
 
 What    After a sum, "friendly" says "my friend", and "certain" that it is sure.
-Why     python/13_adapters.py needs adapters that do something, and the tests some that PEFT itself has saved.
+Why     python/14_adapters.py needs adapters that do something, and the tests some that PEFT itself has saved.
 How     The demo model without thinking, sums as in demo_model_text.py; the loss is on the answer only.
 Time    About a minute each on two CPU cores.
 Run     pip install torch transformers peft

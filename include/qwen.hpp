@@ -13,11 +13,11 @@
  *
  *   Errors    A call that fails throws qwen::Error: its code() is a QWEN_ERR_…, its what() names the file, key or value.
  *             Destructors and what is marked noexcept do not throw. With -fno-exceptions use qwen.h itself.
- *   Owners    Options, Tokenizer, Model, Prompt, Request, Queue, Tensors and Engine own one handle each; they can be moved,
+ *   Owners    Options, Tokenizer, Model, Prompt, Inputs, Request, Queue, Tensors and Engine own one handle each; they can be moved,
  *             not copied. After that the old one is empty: destroy it or assign to it, most other calls on it throw
  *             QWEN_ERR_INVALID_ARGUMENT. get() lends the handle to the functions of qwen.h that have no twin here.
- *   Values    Result, Choice, ToolCall, Stats, ModelInfo, AdapterInfo and EngineStats own what they hold. Span,
- *             std::string_view, Event and Tensor are borrowed; their comments say for how long.
+ *   Values    Result, Choice, ToolCall, Stats, ModelInfo and EngineStats own what they hold. Span, std::string_view, Event
+ *             and Tensor are borrowed; their comments say for how long.
  *   Threads   const member functions may be called by many threads at once; so may all of Engine's, and Request::cancel.
  *             Everything else: one thread at a time.
  *   Lifetime  In any order. An Engine keeps its model; prompts and options are copied where they are used; requests under
@@ -127,6 +127,15 @@ Container collect(size_t guess, Function function, Arguments... arguments) {
   }
 }
 
+/* A qwen_progress_fn whose user is the host's function. */
+inline int32_t progress(double fraction, void* user) noexcept {
+  try {
+    return (*static_cast<const std::function<bool(double)>*>(user))(fraction) ? 0 : 1;
+  } catch (...) {
+    return 1;
+  }
+}
+
 }  // namespace detail
 
 /* A borrowed row of values: std::span for C++17 (in C++20 it turns into one). As a parameter it takes a std::vector, a
@@ -207,15 +216,7 @@ class Options {
   /* on_progress(fraction) is called while a model loads, 0…1, and returns whether to go on. False, or an exception, which
    * goes no further, ends loading with QWEN_ERR_CANCELLED. It lives as long as these options and what was made with them. */
   Options& set_progress(std::function<bool(double fraction)> on_progress) {
-    using Function = std::function<bool(double)>;
-    const qwen_progress_fn border = [](double fraction, void* user) noexcept -> int32_t {
-      try {
-        return (*static_cast<Function*>(user))(fraction) ? 0 : 1;
-      } catch (...) {
-        return 1;
-      }
-    };
-    return apply_callback("progress", reinterpret_cast<qwen_callback_fn>(border), std::move(on_progress));
+    return apply_callback("progress", reinterpret_cast<qwen_callback_fn>(detail::progress), std::move(on_progress));
   }
   /* on_step is called after every step of the engine, on the engine's own thread, which waits for it: it must not call the
    * engine, and must not throw, which would end the program. Lives as on_progress does. */
@@ -264,7 +265,7 @@ class Tokenizer;
 
 class Model {
  public:
-  /* Opens a folder as published. Options: device, dtype, load, progress. */
+  /* Opens a folder as published, or a .gguf file. Options: device, dtype, load, progress. */
   explicit Model(const std::string& path, const Options& options = {})
       : handle_(detail::make<Handle>(qwen_model_open, path.c_str(), options.get())) {}
   /* Takes over a reference that came from qwen.h, for example from qwen_model_from_weights. */
@@ -300,7 +301,7 @@ inline Model share(const qwen_model* model) noexcept {
 
 class Tokenizer {
  public:
-  /* path: a tokenizer.json or a folder that holds one. Weights are not needed. */
+  /* path: a tokenizer.json, a folder that holds one, or a .gguf file. Weights are not needed. */
   explicit Tokenizer(const std::string& path) : handle_(detail::make<Handle>(qwen_tokenizer_open, path.c_str())) {}
 
   /* Text to token ids. flags: QWEN_ENCODE_…, such as QWEN_ENCODE_PLAIN for text that is not to be trusted. */
@@ -643,7 +644,7 @@ class Tensor {
   qwen_tensor raw_;
 };
 
-/* What Engine::forward returns. */
+/* What Engine::forward, embed and rerank return. */
 class Tensors {
  public:
   /* name: "logits" [rows, vocab_size], "hidden.0" (embeddings) … "hidden.L" (after the final norm) [rows, hidden_size].
@@ -651,12 +652,47 @@ class Tensors {
   Tensor at(size_t sequence, const std::string& name = "logits") const {
     return Tensor(detail::read<qwen_tensor>(qwen_tensors_get, get(), sequence, name.c_str()));
   }
+  /* prompt_tokens and cached_tokens; the rest is 0. */
+  Stats stats() const { return detail::read<qwen_stats>(qwen_tensors_stats_get, get()); }
   const qwen_tensors* get() const noexcept { return handle_.get(); }
 
  private:
   friend class Engine;
   using Handle = detail::Handle<qwen_tensors, qwen_tensors_free>;
   explicit Tensors(Handle handle) noexcept : handle_(std::move(handle)) {}
+  Handle handle_;
+};
+
+/* ------------------------------------------------------------------ texts to embed or to judge */
+
+class Inputs {
+ public:
+  /* flags: QWEN_INPUTS_… */
+  explicit Inputs(const std::vector<std::string>& texts = {}, uint32_t flags = 0)
+      : handle_(detail::make<Handle>(qwen_inputs_new, flags)) {
+    for (const std::string& each : texts) text(each);
+  }
+  Inputs& text(std::string_view text) { return add(qwen_inputs_add_text, text.data(), text.size()); }
+  Inputs& tokens(Span<const int32_t> ids) { return add(qwen_inputs_add_tokens, ids.data(), ids.size()); }
+  /* What the search is for; with one, what Engine::embed is given are queries. The first form: the usual sentence. */
+  Inputs& instruction() { return add(qwen_inputs_set_instruction, nullptr, size_t{0}); }
+  Inputs& instruction(std::string_view text) {
+    return add(qwen_inputs_set_instruction, text.data() ? text.data() : "", text.size());
+  }
+  /* The token ids the model would be given of one input: by Engine::embed, or by Engine::rerank with this query. */
+  std::vector<int32_t> encode(const Model& model, size_t index, const std::optional<std::string>& query = {}) const {
+    return detail::collect<std::vector<int32_t>>(512, qwen_inputs_encode, get(), index, query ? query->data() : nullptr,
+                                                 query ? query->size() : 0, model.get());
+  }
+  const qwen_inputs* get() const noexcept { return handle_.get(); }
+
+ private:
+  template <class Function, class... Arguments>
+  Inputs& add(Function function, Arguments... part) {
+    detail::call(function, handle_.get(), part...);
+    return *this;
+  }
+  using Handle = detail::Handle<qwen_inputs, qwen_inputs_free>;
   Handle handle_;
 };
 
@@ -681,16 +717,9 @@ struct EngineStats {
   int64_t cached_tokens{};
 };
 
-/* The fields of qwen_adapter_info. */
-struct AdapterInfo {
-  int32_t rank{};
-  int64_t parameters{};
-  std::string name, path;
-};
-
 class Engine {
  public:
-  /* Opens a model folder and an engine on it. */
+  /* Opens a model folder or .gguf file and an engine on it. */
   explicit Engine(const std::string& path, const Options& options = {})
       : handle_(detail::make<Handle>(qwen_create, path.c_str(), options.get())) {}
   /* An engine on a model that is open already. */
@@ -750,13 +779,20 @@ class Engine {
   }
   /* Requests that have it go on with it. QWEN_ERR_INVALID_ARGUMENT when there is none of this name. */
   void unload_adapter(const std::string& name) { detail::call(qwen_engine_unload_adapter, get(), name.c_str()); }
-  /* What is loaded, by name. */
-  std::vector<AdapterInfo> adapters() const {
-    std::vector<AdapterInfo> all;
-    auto raw = detail::sized<qwen_adapter_info>();
-    while (detail::call<QWEN_ERR_NOT_FOUND>(qwen_engine_adapter_info_get, get(), all.size(), &raw) == QWEN_OK)
-      all.push_back({raw.rank, raw.parameters, raw.name, raw.path});
-    return all;
+
+  /* "embeddings" [inputs, dimensions] of sequence 0, rows of length 1; dimensions 0: all there are. Blocks until done; of the
+   * options adapter, priority and timeout_ms matter. on_progress(fraction) returns whether to go on; false, or an exception, which goes
+   * no further, ends the call with QWEN_ERR_CANCELLED. */
+  Tensors embed(const Inputs& inputs, int64_t dimensions = 0, const Options& options = {},
+                std::function<bool(double fraction)> on_progress = {}) {
+    return Tensors(detail::make<Tensors::Handle>(qwen_embed, get(), inputs.get(), dimensions, options.get(),
+                                                 on_progress ? &detail::progress : nullptr, &on_progress));
+  }
+  /* "scores" [documents] of sequence 0: for each the probability that it answers the query. The rest as in embed. */
+  Tensors rerank(std::string_view query, const Inputs& documents, const Options& options = {},
+                 std::function<bool(double fraction)> on_progress = {}) {
+    return Tensors(detail::make<Tensors::Handle>(qwen_rerank, get(), query.data(), query.size(), documents.get(),
+                                                 options.get(), on_progress ? &detail::progress : nullptr, &on_progress));
   }
 
   /* For a graceful end: new requests are refused with QWEN_ERR_CLOSED from now on; waits for those in flight. False: some

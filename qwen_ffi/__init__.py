@@ -51,6 +51,7 @@ from .results import (
     StreamEvent,
     ToolCall,
 )
+from .retrieval import Embedder, Reranker
 from .sampling import SamplingConfig
 from .session import QwenInferenceSession, generate_text
 from .stream import GenerationStream
@@ -63,6 +64,7 @@ __all__ = [
     "AsyncGenerationStream",
     "Channel",
     "Choice",
+    "Embedder",
     "EngineStats",
     "FinishReason",
     "ForwardOutput",
@@ -93,6 +95,7 @@ __all__ = [
     "QwenUnsupportedError",
     "QwenValueError",
     "RequestStats",
+    "Reranker",
     "SamplingConfig",
     "StepTrace",
     "StreamEvent",

@@ -42,6 +42,15 @@ class Tensors:
         shape = tuple(tensor.shape[0 : tensor.dimensions])
         return np.asarray(_View(self._handle, int(ffi.cast("uintptr_t", tensor.data)), shape))
 
+    def prompt_tokens(self) -> int:
+        """What was given to the model, all sequences together."""
+        loaded = library()
+        error, stats = loaded.ffi.new("qwen_error **"), loaded.ffi.new("qwen_stats *")
+        stats.struct_size = loaded.ffi.sizeof("qwen_stats")
+        with self._handle.use() as pointer:
+            check(loaded.lib.qwen_tensors_stats_get(pointer, stats, error), error)
+            return int(stats.prompt_tokens)
+
 
 class _View:
     """What numpy needs to make an array of the library's memory; the array keeps it, and so the memory, alive."""

@@ -38,9 +38,9 @@ class HubName:
 
     @classmethod
     def parse(cls, name: str) -> HubName | None:
-        """None when it cannot be the name of a repository: "./x/y", "/x/y", "x", "a/b/c"."""
+        """None when it cannot be the name of a repository: "./x/y", "/x/y", "x", "a/b/c", "models/x.gguf"."""
         match = _NAME.fullmatch(name)
-        if match is None or "--" in match[1] or ".." in name or match[1].endswith(".git"):
+        if match is None or "--" in match[1] or ".." in name or match[1].endswith((".git", ".gguf")):
             return None
         return cls(match[1], match[2] or "main")
 

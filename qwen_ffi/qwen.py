@@ -1,4 +1,4 @@
-"""One class for a chat: text in, text out, or OpenAI's `chat.completion` objects."""
+"""One class for a chat: text in, text out, or objects in OpenAI's form."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ._inputs import Computation, InputLike, Inputs, checked_dimensions, wait
 from ._prompt import Message, Tool
 from .hub import resolve_model
 from .results import Choice, FinishReason, GenerationResult, ToolCall
@@ -33,7 +34,7 @@ class Qwen:
             engine_options["tokenizer"] = resolve_model(tokenizer_path, weights=False)
         self.session = QwenInferenceSession(model_path, **engine_options)
         folder = Path(model_path)
-        self._name = folder.resolve().name if folder.is_dir() else str(model_path)  # a folder, or a name of the hub
+        self._name = folder.resolve().name if folder.exists() else str(model_path)  # a path, or a name of the hub
 
     def generate(self, prompt: PromptLike, config: SamplingConfig | None = None, **sampling: Any) -> str:
         """The answer's text; as in QwenInferenceSession.generate, a str is one user message."""
@@ -53,6 +54,35 @@ class Qwen:
         """
         result = self.session.chat(messages, config, tools=tools, **sampling)
         return chat_completion(result, self._name, self.session.tokenizer)
+
+    def embeddings(
+        self,
+        texts: str | Sequence[InputLike],
+        dimensions: int | None = None,
+        instruction: str | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Vectors as OpenAI's `embeddings.create` returns them, in plain dicts and lists; the `input` there is texts here. For
+        a model such as Qwen3-Embedding; what they are, and arrays instead of lists: Embedder.
+
+        instruction: makes the texts queries. options: priority, timeout_ms. Blocks; raises what Embedder.embed raises.
+        """
+        inputs = Inputs([texts] if isinstance(texts, str) else texts, "texts", False)
+        if instruction is not None:
+            inputs.set_instruction(instruction)
+        wanted = checked_dimensions(dimensions)
+        computation = Computation(self.session._engine, inputs, options, None)
+        tensors = wait(computation, lambda: computation.embed(wanted))
+        tokens = tensors.prompt_tokens()
+        return {
+            "object": "list",
+            "data": [
+                {"object": "embedding", "index": index, "embedding": vector}
+                for index, vector in enumerate(tensors.array(0, "embeddings").tolist())
+            ],
+            "model": self._name,
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        }
 
     def close(self) -> None:
         """Ends every request in flight and frees the model. Any number of times."""

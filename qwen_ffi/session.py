@@ -51,7 +51,7 @@ class QwenInferenceSession:
         threads: int | None = None,
         **engine_options: Any,
     ) -> None:
-        """Opens the folder of a checkpoint as published (config.json, *.safetensors, tokenizer.json).
+        """Opens the folder of a checkpoint as published (config.json, *.safetensors, tokenizer.json), or a GGUF file.
 
         engine_options: any engine option of `qwen_ffi.options()`; `progress` is a function called with 0...1 while
         loading, it cancels by returning False; `trace` is a function called with a StepTrace after every step, on the
@@ -421,7 +421,7 @@ def generate_text(
     config: SamplingConfig | None = None,
     **overrides: Any,
 ) -> str:
-    """The answer's text, in one line. model: the folder of a checkpoint, or an open session to use it several times."""
+    """The answer's text, in one line. model: the folder of a checkpoint, a GGUF file, or an open session to use it several times."""
     if isinstance(model, QwenInferenceSession):
         return model.generate(prompt, config, **overrides).text
     with QwenInferenceSession(model) as session:

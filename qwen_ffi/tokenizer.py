@@ -19,7 +19,7 @@ class Tokenizer:
     """A checkpoint's tokenizer; weights are not needed. Any number of threads may use one at the same time."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """path: a tokenizer.json, a folder that holds one, or a model of the hub."""
+        """path: a tokenizer.json, a folder that holds one, a GGUF file, or a model of the hub."""
         loaded = library()
         error, box = loaded.ffi.new("qwen_error **"), loaded.ffi.new("qwen_tokenizer **")
         check(loaded.lib.qwen_tokenizer_open(path_bytes(resolve_model(path, weights=False)), box, error), error)
@@ -39,7 +39,7 @@ class Tokenizer:
                 loaded = library()
                 pointer = loaded.lib.qwen_model_tokenizer(loaded.lib.qwen_engine_model(pointer))
                 if pointer == loaded.ffi.NULL:
-                    raise QwenUnsupportedError("this checkpoint has no tokenizer.json")
+                    raise QwenUnsupportedError("this checkpoint has no tokenizer")
             yield pointer
 
     def encode(self, text: str | bytes, *, special: bool = True) -> list[int]:

@@ -121,7 +121,7 @@ class Transformer:
     def from_pretrained(
         cls, path: str | os.PathLike[str], *, dtype: str = "f32", device: str = "cpu", **engine_options: Any
     ) -> Transformer:
-        """Opens the folder of a checkpoint; engine_options as in QwenInferenceSession."""
+        """Opens the folder of a checkpoint or a GGUF file; engine_options as in QwenInferenceSession."""
         transformer = cls.__new__(cls)
         transformer.args = None
         transformer._values = {"device": device, "dtype": dtype, **engine_options}

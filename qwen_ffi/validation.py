@@ -90,9 +90,15 @@ class Report:
 
 
 def find_cases(folders: Sequence[Path]) -> list[Path]:
-    """Each folder itself if it is a checkpoint with expected outputs, else those directly inside it."""
+    """Each folder itself if it is a checkpoint with expected outputs, else those directly inside it; a GGUF file with
+    expected outputs beside it is a checkpoint too."""
     cases: list[Path] = []
     for folder in folders:
+        if folder.suffix == ".gguf" and folder.is_file():
+            if not any(folder.parent.glob("expected*.safetensors")):
+                raise QwenNotFoundError(f"there is no expected*.safetensors beside {folder}")
+            cases.append(folder)
+            continue
         if not folder.is_dir():
             raise QwenNotFoundError(f"{folder} is not a folder")
         inner = [folder] if _is_case(folder) else sorted(entry for entry in folder.iterdir() if _is_case(entry))
@@ -104,12 +110,17 @@ def find_cases(folders: Sequence[Path]) -> list[Path]:
 
 def validate(case: Path, setting: Setting) -> Iterator[Report]:
     """One report per expected*.safetensors of the case."""
-    for expected in sorted(case.glob("expected*.safetensors")):
+    for expected in sorted(_folder(case).glob("expected*.safetensors")):
         yield _report(case, expected, setting)
 
 
+def _folder(case: Path) -> Path:
+    return case if case.is_dir() else case.parent  # of a GGUF file
+
+
 def _is_case(folder: Path) -> bool:
-    return (folder / "config.json").is_file() and any(folder.glob("expected*.safetensors"))
+    described = (folder / "config.json").is_file() or any(folder.glob("*.gguf"))
+    return described and any(folder.glob("expected*.safetensors"))
 
 
 def _report(case: Path, expected: Path, setting: Setting) -> Report:
@@ -226,7 +237,7 @@ _MEASURES = {"expected": _text, "expected_embedding": _embedding, "expected_mtp"
 
 
 def _stats(case: Path) -> dict[str, float]:
-    path = case / "meta.json"
+    path = _folder(case) / "meta.json"
     try:
         stats = json.loads(path.read_text(encoding="utf-8"))["stats"]
         return {key: float(value) for key, value in stats.items() if isinstance(value, int | float)}

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from qwen_ffi import Embedder, Reranker
+
 C99 = ["-std=c99", "-pedantic", "-Wconversion"]
 CPP17 = ["-std=c++17", "-pedantic", "-Wshadow", "-Wconversion", "-pthread"]
 
@@ -39,7 +41,7 @@ def generate(example: Callable[[str], Path]) -> Path:
     return example("generate.c")
 
 
-PROGRAMS = ["generate.c", "stream.c", "poll.c", "chat.cpp", "embed_in_server.cpp"]
+PROGRAMS = ["generate.c", "stream.c", "poll.c", "chat.cpp", "embed_in_server.cpp", "search.cpp"]
 
 
 def test_every_example_program_is_tested_here(root: Path) -> None:
@@ -49,7 +51,7 @@ def test_every_example_program_is_tested_here(root: Path) -> None:
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_an_example_reports_a_missing_folder(example: Callable[[str], Path], tmp_path: Path, name: str) -> None:
     missing = tmp_path / "no-such-model"
-    arguments = {"chat.cpp": [], "embed_in_server.cpp": ["0"]}.get(name, ["Hello"])
+    arguments = {"chat.cpp": [], "embed_in_server.cpp": ["0"], "search.cpp": [str(missing), "x"]}.get(name, ["Hello"])
     run = subprocess.run([example(name), missing, *arguments], input="", capture_output=True, text=True, timeout=60)
     assert (run.returncode, run.stdout) == (1, "")
     assert run.stderr.startswith("QWEN_ERR_NOT_FOUND: ")
@@ -104,6 +106,26 @@ def test_chat_cpp_remembers_until_reset(example: Callable[[str], Path], demo_mod
         assert re.fullmatch(r"\(.*\)\n2 plus 3 is 5\.\n", answer, flags=re.DOTALL)
     assert (empty, reset, end) == ("", "", "\n")
     assert greeting
+
+
+def test_search_cpp_ranks_lines(example: Callable[[str], Path], demo_model: Path) -> None:
+    """The demo model cannot search: that the numbers are the library's, and in order, is all there is to see."""
+    texts = ["Rice is cooked in water.", "Hello!", "17 plus 25 is 42.", "", "The capital is Beijing."]
+    command = [example("search.cpp"), demo_model, demo_model, "What is 17 + 25?"]
+    run = subprocess.run(command, input="\n".join(texts), capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stderr) == (0, "")
+    lines = [re.fullmatch(r"(cosine|score) +([+-]?\d\.\d+)  (.+)", line) for line in run.stdout.splitlines()]
+    found = [(line[1], float(line[2]), line[3]) for line in lines if line]
+    assert [kind for kind, _, _ in found] == ["cosine"] * 3 + ["score"] * 3
+    for part in (found[:3], found[3:]):
+        assert [number for _, number, _ in part] == sorted((number for _, number, _ in part), reverse=True)
+    assert {text for _, _, text in found[:3]} == {text for _, _, text in found[3:]} <= set(texts)
+    with Embedder(demo_model) as embedder, Reranker(demo_model) as reranker:
+        query, documents = embedder.embed_queries([command[-1]]), [text for _, _, text in found[:3]]
+        cosines = (embedder.embed(documents) @ query[0]).tolist()
+        scores = sorted(reranker.score(command[-1], documents).tolist(), reverse=True)
+    assert [number for _, number, _ in found[:3]] == pytest.approx(cosines, abs=6e-4)
+    assert [number for _, number, _ in found[3:]] == pytest.approx(scores, abs=6e-5)
 
 
 # ------------------------------------------------------------------------------------------------- embed_in_server.cpp
@@ -164,9 +186,7 @@ def test_the_server_answers_many_clients_at_once(example: Callable[[str], Path],
         assert requests == 13
 
 
-def test_a_client_that_goes_away_has_its_request_cancelled(
-    example: Callable[[str], Path], endless_model: Path
-) -> None:
+def test_a_client_that_goes_away_has_its_request_cancelled(example: Callable[[str], Path], endless_model: Path) -> None:
     context = 65536
     with served(example("embed_in_server.cpp"), endless_model) as (process, address):
         for received in (0, 1):  # before the first byte and in the middle of the answer

@@ -36,7 +36,14 @@ PROMISES = {
     ],
     "11_tool_calls.py": ['"name": "add"', "called no tool"],
     "12_logits.py": ["by hand: .* 42", "same tokens: True"],
-    "13_adapters.py": [
+    "13_search.py": [
+        "order means nothing",
+        "\nWhat is the capital of China",
+        r"(\n  cosine [+-]0\.\d{3}  [A-Z].+){3}\n",
+        r"(  score  0\.\d{4}  [A-Z].+\n){3}",
+        r"itself: cosine 1\.000\n\Z",
+    ],
+    "14_adapters.py": [
         r"\Acertain: rank 4, 24,320 parameters\nfriendly: rank 4, ",
         r"without +17 plus 25 is 42\.\n",
         r"certain +17 plus 25 is 42, I am sure\.\n",

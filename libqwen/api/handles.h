@@ -18,6 +18,7 @@
 #include "engine/loaded_model.h"
 #include "engine/prompt.h"
 #include "engine/request.h"
+#include "engine/text_inputs.h"
 #include "text/tokenizer.h"
 
 namespace qwen::api {
@@ -78,6 +79,10 @@ struct qwen_prompt {
   qwen::Prompt prompt;
 };
 
+struct qwen_inputs {
+  qwen::TextInputs inputs;
+};
+
 struct qwen_queue {
   std::shared_ptr<qwen::EventQueue> queue = std::make_shared<qwen::EventQueue>();
   std::vector<qwen::Event> taken;  // what qwen_queue_event lends out
@@ -101,8 +106,15 @@ struct qwen_tensors {
     std::shared_ptr<const qwen::Request> request;  // holds the memory
     int64_t rows = 0;
   };
-  std::vector<Sequence> sequences;
+  std::vector<Sequence> sequences;  // of qwen_forward
   int64_t vocab_size = 0, hidden_size = 0;
+
+  // Of qwen_embed and qwen_rerank: one tensor.
+  std::string name;
+  std::vector<int64_t> shape;
+  std::vector<float> values;
+
+  int64_t prompt_tokens = 0, cached_tokens = 0;
 };
 
 namespace qwen::api {

@@ -1,4 +1,5 @@
-// What hosts read at the end: results of generation, tensors of qwen_forward.
+// What hosts read at the end: results of generation; tensors, and the forward pass they come from.
+#include <algorithm>
 #include <charconv>
 
 #include "api/handles.h"
@@ -13,6 +14,26 @@ const ChoiceOutcome& choice_of(const qwen_result* result, size_t index) {
   if (index >= choices.size())
     fail(Status::not_found, "choice index ", index, "; the result has ", choices.size(), " choices");
   return choices[index];
+}
+
+// A tensor of qwen_forward; without values: there is none of that name.
+struct ForwardTensor {
+  std::span<const float> values;
+  int64_t rows = 0, width = 0;
+};
+
+ForwardTensor forward_tensor(const qwen_tensors& tensors, size_t sequence, std::string_view name) {
+  const auto& [request, rows] = tensors.sequences[sequence];
+  constexpr std::string_view kHidden = "hidden.";
+  if (name == "logits") return {request->logits, rows, tensors.vocab_size};
+  if (name == "mtp_logits") return {request->mtp_logits, rows - 1, tensors.vocab_size};
+  if (!name.starts_with(kHidden)) return {};
+  const std::string_view digits = name.substr(kHidden.size());
+  size_t layer = 0;
+  const auto [end, bad] = std::from_chars(digits.data(), digits.data() + digits.size(), layer);
+  if (bad != std::errc() || end != digits.data() + digits.size() || layer >= request->hidden_states.size())
+    return {};
+  return {request->hidden_states[layer], rows, tensors.hidden_size};
 }
 
 }  // namespace
@@ -164,6 +185,8 @@ int32_t qwen_forward(qwen_engine* engine, const int32_t* token_ids, const size_t
     for (const auto& request : requests) {
       const RequestOutcome outcome = request->outcome();
       if (outcome.status != Status::ok) throw Error(outcome.status, outcome.message);
+      handle->prompt_tokens += outcome.stats.prompt_tokens;
+      handle->cached_tokens += outcome.stats.cached_tokens;
     }
     *tensors = handle.release();
   });
@@ -174,41 +197,43 @@ int32_t qwen_tensors_get(const qwen_tensors* tensors, size_t sequence, const cha
   return api::guard(error, [&] {
     api::require(tensors, "tensors");
     api::require(name, "name");
-    if (sequence >= tensors->sequences.size())
-      fail(Status::not_found, "sequence ", sequence, "; there are ", tensors->sequences.size());
-    const auto& [request, request_rows] = tensors->sequences[sequence];
-    int64_t rows = request_rows;
-    const std::vector<float>* values = nullptr;
-    int64_t width = tensors->hidden_size;
-    const std::string_view wanted = name;
-    constexpr std::string_view kHidden = "hidden.";
-    if (wanted == "logits") {
-      values = &request->logits;
-      width = tensors->vocab_size;
-    } else if (wanted == "mtp_logits") {
-      values = &request->mtp_logits;
-      width = tensors->vocab_size;
-      rows -= 1;
-    } else if (wanted.starts_with(kHidden)) {
-      const std::string_view digits = wanted.substr(kHidden.size());
-      size_t layer = 0;
-      const auto [end, bad] = std::from_chars(digits.data(), digits.data() + digits.size(), layer);
-      if (bad == std::errc() && end == digits.data() + digits.size() && layer < request->hidden_states.size())
-        values = &request->hidden_states[layer];
+    const bool forward = tensors->name.empty();
+    const size_t sequences = forward ? tensors->sequences.size() : 1;
+    if (sequence >= sequences)
+      fail(Status::not_found, "sequence ", sequence, "; there ", sequences == 1 ? "is " : "are ", sequences);
+    std::span<const float> values;
+    std::vector<int64_t> shape = tensors->shape;
+    if (forward) {
+      const ForwardTensor found = forward_tensor(*tensors, sequence, name);
+      const size_t states = tensors->sequences[sequence].request->hidden_states.size();
+      if (found.values.empty())
+        fail(Status::not_found, "there is no tensor ", quote(name),
+             "; 'logits', 'mtp_logits' and 'hidden.0' … 'hidden.", states == 0 ? 0 : states - 1,
+             "' exist where they were asked for");
+      values = found.values;
+      shape = {found.rows, found.width};
+    } else {
+      if (name != tensors->name)
+        fail(Status::not_found, "there is no tensor ", quote(name), "; there is ", quote(tensors->name));
+      values = tensors->values;
     }
-    if (!values || values->empty())
-      fail(Status::not_found, "there is no tensor ", quote(wanted),
-           "; 'logits', 'mtp_logits' and 'hidden.0' … 'hidden.",
-           request->hidden_states.empty() ? 0 : request->hidden_states.size() - 1,
-           "' exist where they were asked for");
     qwen_tensor full{};
     full.dtype = QWEN_DTYPE_F32;
-    full.data = values->data();
-    full.bytes = values->size() * sizeof(float);
-    full.dimensions = 2;
-    full.shape[0] = rows;
-    full.shape[1] = width;
+    full.data = values.data();
+    full.bytes = values.size_bytes();
+    full.dimensions = shape.size();
+    std::copy(shape.begin(), shape.end(), full.shape);
     api::write_struct(tensor, full, "tensor");
+  });
+}
+
+int32_t qwen_tensors_stats_get(const qwen_tensors* tensors, qwen_stats* stats, qwen_error** error) {
+  return api::guard(error, [&] {
+    api::require(tensors, "tensors");
+    qwen_stats full{};
+    full.prompt_tokens = tensors->prompt_tokens;
+    full.cached_tokens = tensors->cached_tokens;
+    api::write_struct(stats, full, "stats");
   });
 }
 

@@ -44,7 +44,7 @@ constexpr OptionRow kTable[] = {
     {"mtp", kI64, kEngine, true, 0, 1, "0", "", "",
      "1: load the checkpoint's multi-token-prediction head too, for its logits."},
     {"tokenizer", kStr, kEngine, false, 0, 0, "", "", "",
-     "A tokenizer.json or its folder, with its chat template, instead of the model folder's."},
+     "A tokenizer.json, its folder or a GGUF file, with its chat template, instead of the model's own."},
     {"progress", OptionType::callback, kEngine, false, 0, 0, "", "", "",
      "A qwen_progress_fn, called while loading."},
     {"trace", OptionType::callback, kEngine, false, 0, 0, "", "", "",

@@ -5,6 +5,8 @@
 #include <system_error>
 
 #include "base/error.h"
+#include "checkpoint/gguf_config.h"
+#include "checkpoint/gguf_tensors.h"
 
 namespace qwen {
 namespace {
@@ -17,7 +19,7 @@ constexpr std::string_view kSingleFile = "model.safetensors";
 constexpr std::string_view kIndex = "model.safetensors.index.json";
 constexpr std::string_view kWhatIsRight =
     "a checkpoint is a folder as Qwen publishes it, with config.json, tokenizer.json and the weights in "
-    "model.safetensors or in the shards of model.safetensors.index.json";
+    "model.safetensors or in the shards of model.safetensors.index.json, or a GGUF file";
 
 bool is_file(const fs::path& path) {
   std::error_code ignored;
@@ -28,16 +30,14 @@ void check_folder(const fs::path& folder) {
   std::error_code error;
   const fs::file_status status = fs::status(folder, error);
   if (status.type() == fs::file_type::not_found)
-    fail(Status::not_found, folder.string(), ": no such folder; ", kWhatIsRight);
+    fail(Status::not_found, folder.string(),
+         folder.extension() == ".gguf" ? ": no such file; " : ": no such folder; ", kWhatIsRight);
   if (status.type() == fs::file_type::none) fail(Status::io, folder.string(), ": ", error.message());
   if (status.type() == fs::file_type::directory) return;
-  const fs::path extension = folder.extension();
-  if (extension == ".gguf")
-    fail(Status::not_found, folder.string(), ": GGUF files are not supported; ", kWhatIsRight);
   fail(Status::not_found, folder.string(), ": is a file; give the folder that holds it: ", kWhatIsRight);
 }
 
-// What lies in a folder that is not a checkpoint, said so that the reader sees the mistake: " (it holds .gguf
+// What lies in a folder that is not a checkpoint, said so that the reader sees the mistake: " (it holds .bin or .pt
 // files, which are not supported)", or "".
 std::string what_it_holds_instead(const fs::path& folder) {
   bool gguf = false, pickled = false, snapshots = false;
@@ -48,7 +48,7 @@ std::string what_it_holds_instead(const fs::path& folder) {
     pickled = pickled || extension == ".bin" || extension == ".pt" || extension == ".pth";
     snapshots = snapshots || name == "snapshots";
   }
-  if (gguf) return " (it holds .gguf files, which are not supported)";
+  if (gguf) return " (it holds .gguf files: give the path of one of them)";
   if (pickled) return " (it holds .bin or .pt files, which are not supported)";
   if (snapshots)
     return " (it is a folder of the Hugging Face cache: the checkpoint is a folder below its snapshots/)";
@@ -77,25 +77,65 @@ std::shared_ptr<const TensorSource> open_tensors(const fs::path& folder, LoadMod
   missing(folder, "model.safetensors and no model.safetensors.index.json");
 }
 
-}  // namespace
-
-Checkpoint open_checkpoint(const fs::path& folder, LoadMode mode) {
-  check_folder(folder);
-  if (!is_file(folder / kConfig)) missing(folder, kConfig);
-  // Small files are read, never mapped: somebody may well edit them while we look.
-  const MappedFile config_file(folder / kConfig, LoadMode::read);
-
-  Checkpoint checkpoint;
-  checkpoint.folder = folder;
-  checkpoint.config = parse_model_config(config_file.text(), config_file.path().string());
-  checkpoint.generation = read_generation(folder, config_file);
-  // A stop token that the model cannot produce would mean generation without end.
+// A stop token that the model cannot produce would mean generation without end.
+void check_eos(const Checkpoint& checkpoint, std::string_view key) {
   for (const int32_t id : checkpoint.generation.eos_token_ids)
     if (id >= checkpoint.config.vocab_size)
-      fail(Status::invalid_file, folder.string(),
-           ": key 'eos_token_id' of generation_config.json or config.json is ", id,
+      fail(Status::invalid_file, checkpoint.path.string(), ": ", key, " is ", id,
            "; it must be below vocab_size, which is ", checkpoint.config.vocab_size);
-  checkpoint.tensors = open_tensors(folder, mode);
+}
+
+Checkpoint open_gguf(const fs::path& file, LoadMode mode) {
+  Checkpoint checkpoint;
+  checkpoint.path = file;
+  checkpoint.gguf = std::make_shared<const GgufFile>(file, mode);
+  checkpoint.config = gguf_model_config(*checkpoint.gguf);
+  checkpoint.generation = gguf_generation_config(*checkpoint.gguf);
+  check_eos(checkpoint,
+            "a stop token among 'tokenizer.ggml.eos_token_id', '…eot_token_id' and '…eom_token_id'");
+  checkpoint.tensors = make_gguf_tensor_source(checkpoint.gguf);
+  return checkpoint;
+}
+
+}  // namespace
+
+std::optional<fs::path> find_gguf(const fs::path& path) {
+  if (is_gguf(path)) return path;
+  std::error_code error;
+  if (!fs::is_directory(path, error)) return std::nullopt;
+  std::vector<std::string> found;
+  for (fs::directory_iterator entry(path, error), end; !error && entry != end; entry.increment(error)) {
+    const fs::path name = entry->path().filename(), extension = name.extension();
+    if (name == kConfig || name == kSingleFile || name == kIndex) return std::nullopt;
+    if (extension == ".gguf" && is_file(entry->path())) found.push_back(name.string());
+  }
+  if (found.empty()) return std::nullopt;
+  std::sort(found.begin(), found.end());
+  const auto first = parse_gguf_part_name(found[0]);
+  const bool parts_of_one = first && std::all_of(found.begin(), found.end(), [&](const std::string& name) {
+                              const auto part = parse_gguf_part_name(name);
+                              return part && part->first == first->first;
+                            });
+  if (found.size() > 1 && !parts_of_one)
+    fail(Status::not_found, path.string(), ": holds ", found.size(), " GGUF files, ", quote(found[0]),
+         " and ", quote(found[1]), found.size() > 2 ? " among them" : "",
+         "; give the path of the one that is meant");
+  return path / found[0];
+}
+
+Checkpoint open_checkpoint(const fs::path& path, LoadMode mode) {
+  if (const auto file = find_gguf(path)) return open_gguf(*file, mode);
+  check_folder(path);
+  if (!is_file(path / kConfig)) missing(path, kConfig);
+  // Small files are read, never mapped: somebody may well edit them while we look.
+  const MappedFile config_file(path / kConfig, LoadMode::read);
+
+  Checkpoint checkpoint;
+  checkpoint.path = path;
+  checkpoint.config = parse_model_config(config_file.text(), config_file.path().string());
+  checkpoint.generation = read_generation(path, config_file);
+  check_eos(checkpoint, "key 'eos_token_id' of generation_config.json or config.json");
+  checkpoint.tensors = open_tensors(path, mode);
   return checkpoint;
 }
 

@@ -17,9 +17,10 @@ std::optional<int32_t> token_id(const JsonFields& root, std::string_view key) {
 
 }  // namespace
 
-GenerationConfig parse_generation_config(std::string_view json, std::string_view source) {
+GenerationConfig parse_generation_config(std::string_view json, std::string_view source,
+                                         const KeyNames* names) {
   const JsonDocument document = parse_json(json, source);
-  const JsonFields root(document, source);
+  const JsonFields root(document, source, {}, names);
   GenerationConfig config;
   config.eos_token_ids = root.token_ids("eos_token_id");
   config.bos_token_id = token_id(root, "bos_token_id");

@@ -26,8 +26,9 @@ std::string json_value_text(const JsonValue& value) {
   return std::string(json_kind(value));
 }
 
-JsonFields::JsonFields(const JsonValue& object, std::string_view source, std::string prefix)
-    : object_(object), source_(source), prefix_(std::move(prefix)) {
+JsonFields::JsonFields(const JsonValue& object, std::string_view source, std::string prefix,
+                       const KeyNames* names)
+    : object_(object), source_(source), prefix_(std::move(prefix)), names_(names) {
   if (!object.IsObject()) {
     const std::string what =
         prefix_.empty() ? "" : cat("key ", qwen::quote(prefix_.substr(0, prefix_.size() - 1)), ": ");
@@ -46,8 +47,14 @@ JsonFields::JsonFields(const JsonValue& object, std::string_view source, std::st
 
 void JsonFields::reject(std::string_view key, std::string_view value, std::string_view wanted,
                         Status status) const {
-  fail(status, source_, ": key ", qwen::quote(prefix_ + std::string(key)), " is ", value, "; it must be ",
-       wanted);
+  fail(status, source_, ": key ", qwen::quote(name(key)), " is ", value, "; it must be ", wanted);
+}
+
+std::string JsonFields::name(std::string_view key) const {
+  const std::string full = cat(prefix_, key);
+  if (!names_) return full;
+  const auto found = names_->find(full);
+  return found == names_->end() ? full : found->second;
 }
 
 int64_t JsonFields::checked_integer(std::string_view key, const JsonValue& value, int64_t low,

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -23,11 +24,16 @@ struct Interval {
   std::string text() const;  // "greater than 0 and at most 1"
 };
 
+// What messages call a key instead: "rope_scaling.factor" -> "qwen3.rope.scaling.factor". For JSON that was made from
+// something else.
+using KeyNames = std::map<std::string, std::string, std::less<>>;
+
 class JsonFields {
  public:
-  // Borrows both; `prefix` ("rope_scaling.") goes before a key in messages. Throws Error(invalid_file) when
+  // Borrows all; `prefix` ("rope_scaling.") goes before a key in messages. Throws Error(invalid_file) when
   // `object` is not an object or holds a key twice: parsers disagree about which of the two counts.
-  JsonFields(const JsonValue& object, std::string_view source, std::string prefix = {});
+  JsonFields(const JsonValue& object, std::string_view source, std::string prefix = {},
+             const KeyNames* names = nullptr);
 
   const JsonValue* find(std::string_view key) const { return json_find(object_, key); }
   bool has(std::string_view key) const;  // even where it is null
@@ -43,6 +49,8 @@ class JsonFields {
   [[noreturn]] void reject(std::string_view key, std::string_view value, std::string_view wanted,
                            Status status = Status::invalid_file) const;
   std::string_view source() const { return source_; }
+  const KeyNames* names() const { return names_; }
+  std::string name(std::string_view key) const;  // as messages call it: with the prefix, or by `names`
 
  private:
   int64_t checked_integer(std::string_view key, const JsonValue& value, int64_t low, int64_t high) const;
@@ -50,6 +58,7 @@ class JsonFields {
   const JsonValue& object_;
   std::string_view source_;
   std::string prefix_;
+  const KeyNames* names_;
 };
 
 std::string json_value_text(

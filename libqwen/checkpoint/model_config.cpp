@@ -210,8 +210,9 @@ void read_sizes(const JsonFields& root, const Family& family, ModelConfig& confi
   config.num_key_value_heads =
       root.integer("num_key_value_heads", 1, kMaxHeads).value_or(config.num_attention_heads);
   if (config.num_attention_heads % config.num_key_value_heads != 0)
-    root.reject("num_key_value_heads", cat(config.num_key_value_heads),
-                cat("a divisor of num_attention_heads, which is ", config.num_attention_heads));
+    root.reject(
+        "num_key_value_heads", cat(config.num_key_value_heads),
+        cat("a divisor of ", root.name("num_attention_heads"), ", which is ", config.num_attention_heads));
   config.max_position_embeddings = root.required_integer("max_position_embeddings", 1, kMaxPositions);
 }
 
@@ -223,8 +224,8 @@ void read_head_dim(const JsonFields& root, const Family& family, ModelConfig& co
   } else {
     if (config.hidden_size % config.num_attention_heads != 0)
       root.reject("hidden_size", cat(config.hidden_size),
-                  cat("a multiple of num_attention_heads (", config.num_attention_heads,
-                      ") where head_dim is not given"));
+                  cat("a multiple of ", root.name("num_attention_heads"), " (", config.num_attention_heads,
+                      ") where ", root.name("head_dim"), " is not given"));
     config.head_dim = config.hidden_size / config.num_attention_heads;
   }
   if (config.head_dim % 2 != 0)
@@ -374,15 +375,15 @@ int64_t ModelConfig::context_length() const {
   return std::max(max_position_embeddings, static_cast<int64_t>(std::llround(stretched)));
 }
 
-ModelConfig parse_model_config(std::string_view json, std::string_view source) {
+ModelConfig parse_model_config(std::string_view json, std::string_view source, const KeyNames* names) {
   const JsonDocument document = parse_json(json, source);
-  const JsonFields root(document, source);
+  const JsonFields root(document, source, {}, names);
   const Family& family = find_family(root);
   ModelConfig config;
   read_quantization(root, config);
   std::string prefix;
   const JsonValue& object = text_object(root, document, family, prefix);
-  const JsonFields text(object, source, prefix);
+  const JsonFields text(object, source, prefix, names);
   refuse_other_arithmetic(text, family);
 
   config.architecture = family.architecture;

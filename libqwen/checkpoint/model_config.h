@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "checkpoint/gated_delta_shape.h"
+#include "checkpoint/json_fields.h"
 #include "checkpoint/quantization_config.h"
 
 namespace qwen {
@@ -68,8 +69,10 @@ struct ModelConfig {
 };
 
 // Parses the text of a config.json. `source` names it in errors. Throws Error: invalid_file (key, value, what
-// is right), unsupported (architecture, rope type, quantisation … by name).
-ModelConfig parse_model_config(std::string_view json, std::string_view source);
+// is right), unsupported (architecture, rope type, quantisation … by name). `names`: what messages call the keys of a
+// text that was made from something else.
+ModelConfig parse_model_config(std::string_view json, std::string_view source,
+                               const KeyNames* names = nullptr);
 
 // generation_config.json; every member is optional there.
 struct GenerationConfig {
@@ -79,7 +82,8 @@ struct GenerationConfig {
   std::optional<double> temperature, top_p, min_p, repetition_penalty;
   std::optional<int64_t> top_k, max_new_tokens;
 };
-GenerationConfig parse_generation_config(std::string_view json, std::string_view source);
+GenerationConfig parse_generation_config(std::string_view json, std::string_view source,
+                                         const KeyNames* names = nullptr);
 
 // The eos_token_id of a config.json: an id, a list of ids, or nothing. What counts where
 // generation_config.json is absent or names none.

@@ -76,7 +76,7 @@ void read_rope(const JsonFields& root, const RopeFamily& family, ModelConfig& co
   const JsonValue* object = root.find(key);
   if (!object || (object->IsObject() && object->ObjectEmpty())) object = root.find(key = "rope_parameters");
   if (!object) return;
-  const JsonFields scaling(*object, root.source(), std::string(key) + '.');
+  const JsonFields scaling(*object, root.source(), std::string(key) + '.', root.names());
   for (const std::string_view nested : {"full_attention", "sliding_attention"})
     if (scaling.find(nested))
       scaling.reject(nested, "present", "absent: settings per layer type are not supported by this version",

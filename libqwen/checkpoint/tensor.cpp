@@ -4,6 +4,33 @@
 
 namespace qwen {
 
+DTypeBlock dtype_block(DType dtype) {
+  switch (dtype) {
+    case DType::q4_0:
+      return {32, 2 + 16};
+    case DType::q4_1:
+      return {32, 2 + 2 + 16};
+    case DType::q5_0:
+      return {32, 2 + 4 + 16};
+    case DType::q5_1:
+      return {32, 2 + 2 + 4 + 16};
+    case DType::q8_0:
+      return {32, 2 + 32};
+    case DType::q2_k:
+      return {256, 16 + 64 + 2 + 2};
+    case DType::q3_k:
+      return {256, 32 + 64 + 12 + 2};
+    case DType::q4_k:
+      return {256, 2 + 2 + 12 + 128};
+    case DType::q5_k:
+      return {256, 2 + 2 + 12 + 32 + 128};
+    case DType::q6_k:
+      return {256, 128 + 64 + 16 + 2};
+    default:
+      return {1, dtype_size(dtype)};
+  }
+}
+
 size_t dtype_size(DType dtype) {
   switch (dtype) {
     case DType::f8_e4m3:
@@ -25,6 +52,8 @@ size_t dtype_size(DType dtype) {
     case DType::i64:
     case DType::u64:
       return 8;
+    default:
+      break;
   }
   fail(Status::internal, "dtype ", static_cast<int>(dtype), " has no size");
 }
@@ -61,6 +90,26 @@ std::string_view dtype_name(DType dtype) {
       return "U64";
     case DType::boolean:
       return "BOOL";
+    case DType::q4_0:
+      return "Q4_0";
+    case DType::q4_1:
+      return "Q4_1";
+    case DType::q5_0:
+      return "Q5_0";
+    case DType::q5_1:
+      return "Q5_1";
+    case DType::q8_0:
+      return "Q8_0";
+    case DType::q2_k:
+      return "Q2_K";
+    case DType::q3_k:
+      return "Q3_K";
+    case DType::q4_k:
+      return "Q4_K";
+    case DType::q5_k:
+      return "Q5_K";
+    case DType::q6_k:
+      return "Q6_K";
   }
   fail(Status::internal, "dtype ", static_cast<int>(dtype), " has no name");
 }

@@ -89,13 +89,15 @@ void insist(const Work& work) {
   }
 }
 
-// The memory for what qwen_forward asks for is had before anything is computed, and on the host's thread: too much of it is
+// The memory for the wanted tensors is had before anything is computed, and on the host's thread: too much of it is
 // that request's error, and nobody else's.
 void allocate_tensors(Request& request, const ModelConfig& config) {
   const WantedTensors& wanted = request.input().tensors;
   if (!wanted.any()) return;
   const int64_t rows = static_cast<int64_t>(request.input().prompt.size()) - wanted.first_row;
-  const int64_t logits = wanted.logits ? rows * config.vocab_size : 0;
+  const int64_t width =
+      wanted.logits_of.empty() ? config.vocab_size : static_cast<int64_t>(wanted.logits_of.size());
+  const int64_t logits = wanted.logits ? rows * width : 0;
   const int64_t mtp_logits = wanted.mtp_logits ? (rows - 1) * config.vocab_size : 0;
   const int64_t states = wanted.hidden_states ? config.num_hidden_layers + 1 : 0;
   try {
@@ -103,6 +105,7 @@ void allocate_tensors(Request& request, const ModelConfig& config) {
     request.mtp_logits.resize(static_cast<size_t>(mtp_logits));
     request.hidden_states.resize(static_cast<size_t>(states));
     for (auto& state : request.hidden_states) state.resize(static_cast<size_t>(rows * config.hidden_size));
+    if (wanted.last_hidden) request.last_hidden.resize(static_cast<size_t>(config.hidden_size));
   } catch (const std::bad_alloc&) {
     fail(Status::out_of_memory, "the tensors of ", rows, " rows take ",
          static_cast<int64_t>(sizeof(float)) * (logits + mtp_logits + states * rows * config.hidden_size),
@@ -142,6 +145,8 @@ Engine::Engine(std::shared_ptr<const LoadedModel> loaded, const Options& options
                          .max_running = options.i64_or_default("max_running"),
                          .prefix_cache = options.i64_or_default("prefix_cache") != 0};
   if (cache_.states > 0) limits.max_running = std::min(limits.max_running, cache_.states / 2);
+  max_batch_tokens_ = limits.max_batch_tokens;
+  max_running_ = limits.max_running;
   scheduler_ = std::make_unique<Scheduler>(model.cache_groups(), cache_, limits);
   stats_.cache_blocks_total = scheduler_->blocks_total();
   thread_ = std::thread([this] { step_loop(); });
@@ -155,7 +160,19 @@ Engine::~Engine() {
   work_.notify_one();
   thread_.join();
   std::unique_lock lock(mutex_);
-  drained_.wait(lock, [this] { return draining_threads_ == 0; });
+  drained_.wait(lock, [this] { return threads_inside_ == 0; });
+}
+
+Engine::Stay::Stay(Engine& engine) : engine_(engine) {
+  const std::lock_guard lock(engine_.mutex_);
+  if (engine_.closing_) fail(Status::closed, "the engine is being destroyed");
+  ++engine_.threads_inside_;
+}
+
+Engine::Stay::~Stay() {
+  const std::lock_guard lock(engine_.mutex_);
+  --engine_.threads_inside_;
+  engine_.drained_.notify_all();  // with the lock: behind it the engine may be gone
 }
 
 std::shared_ptr<Request> Engine::make_request(RequestInput input) const {
@@ -218,7 +235,7 @@ void Engine::submit(const std::shared_ptr<Request>& request) {
 void Engine::drain(int64_t timeout_ms) {
   std::unique_lock lock(mutex_);
   draining_ = true;
-  ++draining_threads_;
+  ++threads_inside_;
   const auto idle = [this] { return in_flight() == 0 && !announcing_; };
   bool done = true;
   if (timeout_ms < 0) {
@@ -226,7 +243,7 @@ void Engine::drain(int64_t timeout_ms) {
   } else {
     done = drained_.wait_for(lock, std::chrono::milliseconds(timeout_ms), idle);
   }
-  --draining_threads_;
+  --threads_inside_;
   drained_.notify_all();
   if (!done) fail(Status::timeout, in_flight(), " choices are still in flight after ", timeout_ms, " ms");
 }
@@ -345,9 +362,15 @@ void Engine::take_rows(Sequence& sequence, int64_t rows, std::span<float> logits
   if (wanted.any()) {
     // Placed by position: a sequence that was preempted computes its rows again.
     const int64_t first = std::max(sequence.computed - rows, wanted.first_row) - wanted.first_row;
-    if (wanted.logits && !logits.empty())
-      std::copy(logits.begin(), logits.end(),
-                request.logits.begin() + first * static_cast<int64_t>(vocab_size));
+    if (wanted.logits_of.empty()) {
+      if (wanted.logits && !logits.empty())
+        std::copy(logits.begin(), logits.end(),
+                  request.logits.begin() + first * static_cast<int64_t>(vocab_size));
+    } else {
+      auto out = request.logits.begin() + first * static_cast<int64_t>(wanted.logits_of.size());
+      for (; !logits.empty(); logits = logits.subspan(vocab_size))
+        for (const int32_t token : wanted.logits_of) *out++ = logits[static_cast<size_t>(token)];
+    }
     if (complete) sequence.finish(FinishReason::stop);
     return;
   }

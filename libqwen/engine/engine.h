@@ -56,9 +56,24 @@ class Engine {
   void unload_adapter(std::string_view name) { adapters_.unload(name); }
   const AdapterTable& adapters() const { return adapters_; }
 
+  // While one lives, the destructor waits for it: for calls that use the engine more than once. What they submit then is
+  // refused as closed.
+  class Stay {
+   public:
+    explicit Stay(Engine& engine);
+    ~Stay();
+    Stay(const Stay&) = delete;
+    Stay& operator=(const Stay&) = delete;
+
+   private:
+    Engine& engine_;
+  };
+
   const LoadedModel& loaded() const { return *loaded_; }
   int threads() const { return threads_; }
   int64_t context_length() const { return context_length_; }
+  int64_t max_batch_tokens() const { return max_batch_tokens_; }
+  int64_t max_running() const { return max_running_; }
   const std::string& backend_name() const { return backend_name_; }
   EngineStats stats() const;                       // any thread
   std::vector<KernelCount> kernel_counts() const;  // any thread
@@ -74,7 +89,7 @@ class Engine {
 
   std::shared_ptr<const LoadedModel> loaded_;
   int64_t context_length_ = 0;
-  int64_t max_waiting_ = 0;
+  int64_t max_waiting_ = 0, max_batch_tokens_ = 0, max_running_ = 0;
   CacheSizes cache_;
   int threads_ = 0;
   std::string backend_name_;
@@ -93,7 +108,7 @@ class Engine {
   int64_t waiting_requests_ = 0;
   bool announcing_ = false;  // requests have ended, their last events are not out yet
   bool draining_ = false, closing_ = false;
-  int draining_threads_ = 0;  // inside drain()
+  int threads_inside_ = 0;  // in drain(), or with a Stay
   std::condition_variable drained_;
 
   std::thread thread_;  // last: starts when everything above is ready

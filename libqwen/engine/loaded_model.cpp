@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "text/tokenizer_gguf.h"
 
 namespace qwen {
 namespace {
@@ -31,20 +32,41 @@ std::shared_ptr<const Model> load(const ModelConfig& config, const TensorSource&
   return load_model(config, parts, tensors, *backend, progress_callback(options));
 }
 
-// path: a tokenizer.json or its folder; the chat template stands beside it.
-void read_tokenizer(const std::filesystem::path& path, LoadedModel& loaded) {
-  const auto folder = std::filesystem::is_directory(path) ? path : path.parent_path();
-  loaded.tokenizer = Tokenizer::open(path);
+template <class Load>
+void read_chat_template(LoadedModel& loaded, Load load_template) {
   try {
-    loaded.chat_template = load_chat_template(folder.empty() ? "." : folder);
+    loaded.chat_template = load_template();
   } catch (const Error& error) {
     log(LogLevel::warning, error.message());
     loaded.chat_template_error = error;
   }
+}
+
+// What names the tokenizer and the configuration, for the message.
+void check_tokenizer_size(const LoadedModel& loaded, std::string_view tokenizer,
+                          std::string_view configuration) {
   const int64_t vocab_size = loaded.model->config().vocab_size;
   if (loaded.tokenizer->size() > vocab_size)
-    fail(Status::invalid_file, (folder / "tokenizer.json").string(), ": holds token ids up to ",
-         loaded.tokenizer->size() - 1, ", but config.json says vocab_size ", vocab_size);
+    fail(Status::invalid_file, tokenizer, ": holds token ids up to ", loaded.tokenizer->size() - 1, ", but ",
+         configuration, " says vocab_size ", vocab_size);
+}
+
+void read_tokenizer(const GgufFile& file, LoadedModel& loaded) {
+  loaded.tokenizer = Tokenizer::open(file);
+  read_chat_template(loaded, [&] { return load_chat_template(file); });
+  check_tokenizer_size(loaded, file.source(), "tensor 'token_embd.weight'");
+}
+
+// path: a tokenizer.json or its folder, beside which the chat template stands, or a GGUF file.
+void read_tokenizer(const std::filesystem::path& path, LoadedModel& loaded) {
+  const bool is_folder = std::filesystem::is_directory(path);
+  const bool has_json = is_folder && std::filesystem::exists(path / "tokenizer.json");
+  if (const auto gguf = has_json ? std::nullopt : find_gguf(path))
+    return read_tokenizer(GgufFile(*gguf, LoadMode::mmap), loaded);
+  const auto folder = is_folder ? path : path.parent_path();
+  loaded.tokenizer = Tokenizer::open(path);
+  read_chat_template(loaded, [&] { return load_chat_template(folder.empty() ? "." : folder); });
+  check_tokenizer_size(loaded, (folder / "tokenizer.json").string(), "config.json");
 }
 
 }  // namespace
@@ -58,19 +80,21 @@ CpuOptions resolve_cpu_options(const Options& options) {
   return cpu;
 }
 
-std::shared_ptr<const LoadedModel> open_model(const std::filesystem::path& folder, const Options& options) {
+std::shared_ptr<const LoadedModel> open_model(const std::filesystem::path& path, const Options& options) {
   const LoadMode mode = options.str_or_default("load") == "read" ? LoadMode::read : LoadMode::mmap;
-  Checkpoint checkpoint = open_checkpoint(folder, mode);
+  Checkpoint checkpoint = open_checkpoint(path, mode);
   auto loaded = std::make_shared<LoadedModel>();
-  loaded->path = folder.string();
+  loaded->path = path.string();
   loaded->generation = std::move(checkpoint.generation);
   loaded->precision = resolve_cpu_options(options).precision;
   loaded->tensors = std::move(checkpoint.tensors);
   loaded->model = load(checkpoint.config, *loaded->tensors, options);
   if (const auto other = options.str("tokenizer")) {
     read_tokenizer(*other, *loaded);
-  } else if (std::filesystem::exists(folder / "tokenizer.json")) {
-    read_tokenizer(folder, *loaded);
+  } else if (checkpoint.gguf) {
+    if (has_gguf_tokenizer(*checkpoint.gguf)) read_tokenizer(*checkpoint.gguf, *loaded);
+  } else if (std::filesystem::exists(path / "tokenizer.json")) {
+    read_tokenizer(path, *loaded);
   }
   log(LogLevel::info, "opened ", loaded->path, ": ", checkpoint.config.architecture, ", ",
       loaded->model->parameters(), " parameters, ", loaded->model->weight_bytes(), " bytes of weights");

@@ -24,15 +24,15 @@ struct LoadedModel {
   Precision precision = Precision::bf16;
   std::shared_ptr<const TensorSource> tensors;  // the mapped files: must outlive `model`
   std::shared_ptr<const Model> model;
-  std::shared_ptr<const Tokenizer> tokenizer;         // null: the folder has none
-  std::shared_ptr<const ChatTemplate> chat_template;  // null: the folder has none, or a broken one
+  std::shared_ptr<const Tokenizer> tokenizer;         // null: the checkpoint has none
+  std::shared_ptr<const ChatTemplate> chat_template;  // null: the checkpoint has none, or a broken one
   std::optional<Error> chat_template_error;           // why: raw prompts work all the same
 
   bool has_chat_template() const { return chat_template || chat_template_error; }
 };
 
-// Opens a checkpoint folder. Engine options used: device, dtype, load, mtp, tokenizer, progress. Throws Error.
-std::shared_ptr<const LoadedModel> open_model(const std::filesystem::path& folder, const Options& options);
+// Opens a checkpoint folder or a GGUF file. Engine options used: device, dtype, load, mtp, tokenizer, progress. Throws Error.
+std::shared_ptr<const LoadedModel> open_model(const std::filesystem::path& path, const Options& options);
 // The same over tensors that are in memory already.
 std::shared_ptr<const LoadedModel> open_model(const ModelConfig& config,
                                               std::shared_ptr<const TensorSource> tensors,

@@ -10,8 +10,7 @@ namespace {
 const Tokenizer& tokenizer_of(const LoadedModel& model) {
   if (!model.tokenizer)
     fail(Status::unsupported, "a text prompt needs a tokenizer, and ",
-         model.path.empty() ? "the model has none" : cat(model.path, " has no tokenizer.json"),
-         "; use token ids");
+         model.path.empty() ? "the model has none" : cat(model.path, " has no tokenizer"), "; use token ids");
   return *model.tokenizer;
 }
 

@@ -96,10 +96,11 @@ class Request : public std::enable_shared_from_this<Request> {
   // sequence's blocks are back and the stats tell so. Where it throws, it can be called again.
   void announce_end(Sequence& sequence);
 
-  // qwen_forward's tensors, written by the step thread, read by the host after DONE.
-  std::vector<float> logits;                      // [wanted rows, vocab_size]
+  // The wanted tensors, written by the step thread, read by the host after DONE.
+  std::vector<float> logits;                      // [wanted rows, vocab_size], or of the wanted tokens only
   std::vector<float> mtp_logits;                  // [wanted rows - 1, vocab_size]
   std::vector<std::vector<float>> hidden_states;  // [layers + 1][wanted rows, hidden_size]
+  std::vector<float> last_hidden;                 // [hidden_size]
 
  private:
   enum class Wish : uint8_t { go_on, stop, cancel };

@@ -14,13 +14,15 @@ namespace qwen {
 class EventQueue;
 struct Adapter;
 
-// What qwen_forward asks for besides tokens.
+// What qwen_forward, qwen_embed and qwen_rerank ask for instead of generated tokens.
 struct WantedTensors {
   bool logits = false;
   bool hidden_states = false;
   bool mtp_logits = false;
-  int64_t first_row = 0;  // of the prompt's tokens, the first one whose rows are wanted
-  bool any() const { return logits || hidden_states || mtp_logits; }
+  int64_t first_row = 0;                // of the prompt's tokens, the first one whose rows are wanted
+  std::vector<int32_t> logits_of = {};  // of each row of logits, only these tokens'; empty: the whole row
+  bool last_hidden = false;             // the last token's row behind the final norm
+  bool any() const { return logits || hidden_states || mtp_logits || last_hidden; }
 };
 
 struct RequestInput {

@@ -117,9 +117,11 @@ std::span<float> Runner::forward(const ScheduledStep& step) {
             .capture_hidden = {}};
   const bool hidden_states = any_of(step, [](const WantedTensors& tensors) { return tensors.hidden_states; });
   const bool mtp_logits = any_of(step, [](const WantedTensors& tensors) { return tensors.mtp_logits; });
-  if (hidden_states || mtp_logits) {
+  const bool last_hidden = any_of(step, [](const WantedTensors& tensors) { return tensors.last_hidden; });
+  if (hidden_states || mtp_logits || last_hidden) {
     pass.capture_hidden = [&](int64_t index, Rows rows) {
       if (hidden_states) keep_hidden_states(step, index, rows);
+      if (last_hidden && index == model_->config().num_hidden_layers) keep_last_hidden(step, rows);
       if (mtp_logits && index == model_->config().num_hidden_layers) predict_further(step, rows);
     };
   }
@@ -127,6 +129,28 @@ std::span<float> Runner::forward(const ScheduledStep& step) {
   logits_.resize(static_cast<size_t>(logits.rows * logits.width));
   if (!logits_.empty()) backend_->read(logits, logits_.data());
   return logits_;
+}
+
+// Of the prompts that this step completes; only their rows leave the backend's memory.
+void Runner::keep_last_hidden(const ScheduledStep& step, Rows hidden) {
+  std::vector<int32_t> last;
+  std::vector<Request*> requests;
+  for (size_t i = 0; i < step.sequences.size(); ++i) {
+    const SequenceRows& sequence = step.batch.sequences[i];
+    if (!wanted(step.sequences[i]).last_hidden ||
+        sequence.context_length + sequence.row_count < step.sequences[i]->size())
+      continue;
+    last.push_back(sequence.first_row + sequence.row_count - 1);
+    requests.push_back(&step.sequences[i]->request());
+  }
+  if (last.empty()) return;
+  const Rows gathered = workspace_->rows(static_cast<int64_t>(last.size()), hidden.width);
+  backend_->gather(hidden, last, gathered);
+  hidden_.resize(static_cast<size_t>(gathered.rows * gathered.width));
+  backend_->read(gathered, hidden_.data());
+  for (size_t i = 0; i < requests.size(); ++i)
+    std::copy_n(hidden_.data() + static_cast<int64_t>(i) * hidden.width, hidden.width,
+                requests[i]->last_hidden.data());
 }
 
 }  // namespace qwen

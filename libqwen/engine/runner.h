@@ -26,6 +26,7 @@ class Runner {
  private:
   void keep_hidden_states(const ScheduledStep& step, int64_t index, Rows rows);
   void predict_further(const ScheduledStep& step, Rows hidden);
+  void keep_last_hidden(const ScheduledStep& step, Rows hidden);
 
   std::shared_ptr<const Model> model_;
   std::unique_ptr<Backend> backend_;

@@ -43,9 +43,11 @@ WeightPtr WeightLoader::convolution(std::string_view name, int64_t channels, int
 WeightPtr WeightLoader::stacked(std::string_view name, const StackPart& part) {
   const std::string full = cat(prefix_, name);
   if (part.transposed)
-    return load(stack_columns(find(full, {part.count, part.in, part.rows}), part.index, part.first, part.out),
+    return load(stack_columns(find(full, {part.count, part.in, part.rows}, WeightUse::transposed_matrix),
+                              part.index, part.first, part.out),
                 WeightUse::transposed_matrix);
-  return load(stack_rows(find(full, {part.count, part.rows, part.in}), part.index, part.first, part.out),
+  return load(stack_rows(find(full, {part.count, part.rows, part.in}, WeightUse::transposed_matrix),
+                         part.index, part.first, part.out),
               WeightUse::matrix);
 }
 
@@ -85,28 +87,36 @@ std::string WeightLoader::missing_hint(const std::string& name) const {
   return cat(" (there is ", quote(packed), ", but config.json has no quantization_config for it)");
 }
 
-const TensorView& WeightLoader::find(const std::string& name, const std::vector<int64_t>& shape) const {
+const TensorView& WeightLoader::find(const std::string& name, const std::vector<int64_t>& shape,
+                                     WeightUse use) const {
   const TensorView* tensor = source_.find(name);
   if (!tensor)
-    fail(Status::invalid_file, source_.description(), ": tensor '", name,
-         "' is missing; config.json implies it with shape ", shape_text(shape), missing_hint(name));
+    fail(Status::invalid_file, source_.description(), ": tensor '", source_.name_in_file(name),
+         "' is missing; ", source_.configuration(), " implies it with shape ", shape_text(shape),
+         missing_hint(name));
   if (tensor->shape != shape)
-    fail(Status::invalid_file, tensor->source, ": tensor '", name, "' has shape ", shape_text(tensor->shape),
-         "; config.json implies ", shape_text(shape));
-  if (tensor->dtype != DType::f32 && tensor->dtype != DType::f16 && tensor->dtype != DType::bf16)
-    fail(Status::unsupported, tensor->source, ": tensor '", name, "' is ", dtype_name(tensor->dtype),
-         "; supported are F32, F16 and BF16, and F8_E4M3 where quantization_config says 'fp8'");
+    fail(Status::invalid_file, tensor->source, ": tensor ", quote(tensor->name), " has shape ",
+         shape_text(tensor->shape), "; ", source_.configuration(), " implies ", shape_text(shape));
+  const bool plain =
+      tensor->dtype == DType::f32 || tensor->dtype == DType::f16 || tensor->dtype == DType::bf16;
+  if (!plain && !(is_blocked(tensor->dtype) && use == WeightUse::matrix))
+    fail(Status::unsupported, tensor->source, ": tensor ", quote(tensor->name), " is ",
+         dtype_name(tensor->dtype), "; supported are F32, F16 and BF16",
+         is_blocked(tensor->dtype) ? " where it is not a matrix"
+                                   : ", and F8_E4M3 where quantization_config says 'fp8'");
   return *tensor;
 }
 
 WeightPtr WeightLoader::load(const std::string& name, std::vector<int64_t> shape, WeightUse use) {
-  return load(find(name, shape), use);
+  return load(find(name, shape, use), use);
 }
 
 WeightPtr WeightLoader::load(const TensorView& tensor, WeightUse use) {
   int64_t elements = 1;
   for (const int64_t size : tensor.shape) elements *= size;
-  const size_t bytes = static_cast<size_t>(elements) * dtype_size(tensor.dtype);
+  // Of a part of a wider matrix its own bytes, not those it spans.
+  const size_t bytes =
+      tensor.row_stride > 0 ? static_cast<size_t>(elements) * dtype_size(tensor.dtype) : tensor.bytes;
   count(elements, bytes);
   WeightPtr weight = backend_ ? backend_->load(tensor, use) : nullptr;
   if (progress_) progress_(bytes);

@@ -78,7 +78,7 @@ class WeightLoader {
 
  private:
   WeightPtr load_matrix(const std::string& name, int64_t out, int64_t in);
-  const TensorView& find(const std::string& name, const std::vector<int64_t>& shape) const;
+  const TensorView& find(const std::string& name, const std::vector<int64_t>& shape, WeightUse use) const;
   WeightPtr load(const std::string& name, std::vector<int64_t> shape, WeightUse use);
   WeightPtr load(const TensorView& tensor, WeightUse use);
   std::string head_name() const;

@@ -6,9 +6,11 @@
 #include "base/mapped_file.h"
 #include "base/nfc.h"
 #include "base/utf8.h"
+#include "checkpoint/checkpoint.h"
 #include "text/bpe.h"
 #include "text/detokenizer.h"
 #include "text/pretokenizer.h"
+#include "text/tokenizer_gguf.h"
 #include "text/tokenizer_json.h"
 
 namespace qwen {
@@ -69,9 +71,17 @@ Tokenizer::~Tokenizer() = default;
 
 std::shared_ptr<const Tokenizer> Tokenizer::open(const std::filesystem::path& path) {
   std::error_code ignored;
-  const auto file = std::filesystem::is_directory(path, ignored) ? path / "tokenizer.json" : path;
+  const bool folder = std::filesystem::is_directory(path, ignored);
+  const auto file = folder ? path / "tokenizer.json" : path;
+  if (!folder || !std::filesystem::exists(file, ignored))
+    if (const auto gguf = find_gguf(path)) return open(GgufFile(*gguf, LoadMode::mmap));
   const MappedFile mapped(file);
   auto tables = std::make_unique<const Tables>(parse_tokenizer_json(mapped.text(), file.string()));
+  return std::shared_ptr<const Tokenizer>(new Tokenizer(std::move(tables)));
+}
+
+std::shared_ptr<const Tokenizer> Tokenizer::open(const GgufFile& file) {
+  auto tables = std::make_unique<const Tables>(read_gguf_tokenizer(file));
   return std::shared_ptr<const Tokenizer>(new Tokenizer(std::move(tables)));
 }
 

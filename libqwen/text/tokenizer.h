@@ -12,12 +12,16 @@
 
 namespace qwen {
 
+class GgufFile;
+
 class Tokenizer {
  public:
-  // Opens a tokenizer.json, or the one inside a model folder. No weights are needed.
+  // Opens a tokenizer.json, or the one inside a model folder, or the one in a GGUF file's metadata (or in the only GGUF
+  // file of a folder without tokenizer.json). No weights are needed.
   // Throws Error: not_found; invalid_file (what, where); unsupported (an unknown regex, normalizer or model,
   // by name).
   static std::shared_ptr<const Tokenizer> open(const std::filesystem::path& path);
+  static std::shared_ptr<const Tokenizer> open(const GgufFile& file);
 
   ~Tokenizer();
   Tokenizer(const Tokenizer&) = delete;

@@ -7,64 +7,15 @@
 
 #include "base/error.h"
 #include "base/json.h"
-#include "base/nfc.h"
-#include "base/utf8.h"
 #include "text/json_scanner.h"
 
 namespace qwen {
 namespace {
 
-// The ByteLevel alphabet: a token is written with one printable character for each byte. The printable bytes
-// of Latin-1 stand for themselves, the other 68 for U+0100 onwards in byte order (GPT-2's bytes_to_unicode).
-constexpr size_t kAlphabetEnd = 0x144;
-constexpr auto kByteOfCharacter = [] {
-  std::array<int16_t, kAlphabetEnd> table{};
-  for (auto& entry : table) entry = -1;
-  size_t next = 0x100;
-  for (size_t byte = 0; byte < 256; ++byte) {
-    const bool printable = (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte != 0xAD);
-    table[printable ? byte : next++] = static_cast<int16_t>(byte);
-  }
-  return table;
-}();
-
-// Appends the bytes that `written` stands for. false (with `out` as before) when a character is not of the
-// alphabet.
-bool append_alphabet_bytes(std::string_view written, std::string& out) {
-  const size_t before = out.size();
-  for (size_t i = 0; i < written.size(); ++i) {
-    size_t character = static_cast<unsigned char>(written[i]);
-    if (character >= 0x80) {
-      // Two bytes at most: the alphabet ends at U+0143.
-      const bool two = character >= 0xC2 && character <= 0xC5 && i + 1 < written.size() &&
-                       (static_cast<unsigned char>(written[i + 1]) & 0xC0) == 0x80;
-      character =
-          two ? (character & 0x1F) << 6 | (static_cast<unsigned char>(written[i + 1]) & 0x3F) : kAlphabetEnd;
-      ++i;
-    }
-    if (character >= kAlphabetEnd || kByteOfCharacter[character] < 0) {
-      out.resize(before);
-      return false;
-    }
-    out.push_back(static_cast<char>(kByteOfCharacter[character]));
-  }
-  return true;
-}
-
-// The reverse, for messages: how the file writes these bytes.
-std::string alphabet_form(std::string_view bytes) {
-  std::string out;
-  for (const char c : bytes) {
-    size_t character = 0;
-    while (kByteOfCharacter[character] != static_cast<unsigned char>(c)) ++character;
-    utf8_append(out, static_cast<char32_t>(character));
-  }
-  return out;
-}
-
 class Loader {
  public:
-  Loader(std::string_view text, std::string_view source) : text_(text), source_(source) {}
+  Loader(std::string_view text, std::string_view source)
+      : text_(text), source_(source), builder_(source, "model.vocab", "model.merges") {}
   TokenizerFile load();
 
  private:
@@ -72,8 +23,6 @@ class Loader {
   void read_model(JsonScanner& scanner, std::string& rest, size_t& copied);
   void read_vocab(JsonScanner& scanner);
   void read_merges(JsonScanner& scanner);
-  void add_merge(std::string_view left, std::string_view right);
-  void resolve_merges();
   void read_added_tokens(const JsonValue& document);
   void check_model(const JsonValue& document) const;
   void check_normalizer(const JsonValue& document);
@@ -87,18 +36,9 @@ class Loader {
 
   std::string_view text_;
   std::string_view source_;
-  TokenizerFile file_;
+  TokenizerBuilder builder_;
   bool has_vocab_ = false;
   size_t merges_at_ = std::string_view::npos;
-
-  // The merges as read, until all are: the searches that follow are then many at a time in flight.
-  struct Merge {
-    uint32_t offset;  // of both tokens' bytes, one behind the other, in merge_bytes_
-    uint32_t left_length, length;
-    int32_t left, right, joined;
-  };
-  std::vector<Merge> merges_;
-  std::string merge_bytes_;
 };
 
 // The file without the vocabulary and the merges: a few kilobytes for the JSON adapter, which checks all its
@@ -163,57 +103,23 @@ void Loader::read_model(JsonScanner& scanner, std::string& rest, size_t& copied)
 
 void Loader::read_vocab(JsonScanner& scanner) {
   has_vocab_ = true;
-  Vocabulary& vocabulary = file_.vocabulary;
   // Qwen's files have 40 to 75 bytes for each entry with its merge; the containers grow when the guess is
   // wrong.
-  const size_t entries = text_.size() / 40 + 512;
-  vocabulary.reserve(entries, entries * 8);
-  std::vector<int32_t> writable;  // ids whose bytes encoding can produce
-  writable.reserve(entries);
-  std::string unescaped, bytes;
+  builder_.reserve(text_.size() / 40 + 512);
+  std::string unescaped;
   if (scanner.peek() != '{')
     fail(Status::invalid_file, source_, ": key 'model.vocab' must be an object of token: id");
   scanner.expect('{', "an object");
   while (!scanner.take('}')) {
     const std::string_view written = scanner.string(unescaped);
-    bytes.clear();
-    const bool in_alphabet = append_alphabet_bytes(written, bytes);
-    if (!in_alphabet) {
-      if (utf8_error(written) != std::string_view::npos)
-        fail(Status::invalid_file, source_, ": key 'model.vocab': token ", quote(written),
-             " is not valid UTF-8");
-      bytes.assign(written);
-    }
     scanner.expect(':', "':'");
-    const int64_t id = scanner.integer("an id in 'model.vocab'");
-    if (id < 0 || id > Vocabulary::kMaxId)
-      fail(Status::invalid_file, source_, ": key 'model.vocab': token ", quote(written), " has id ", id,
-           "; it must be from 0 to ", Vocabulary::kMaxId);
-    if (vocabulary.contains(static_cast<int32_t>(id)))
-      fail(Status::invalid_file, source_, ": key 'model.vocab': id ", id, " is given to two tokens, one is ",
-           quote(written));
-    vocabulary.add(static_cast<int32_t>(id), bytes, false, false);
-    if (in_alphabet && !bytes.empty()) writable.push_back(static_cast<int32_t>(id));
+    builder_.add_token(scanner.integer("an id in 'model.vocab'"), written);
     if (!scanner.take(',') && scanner.peek() != '}') scanner.fail_here("',' or '}'");
   }
-  vocabulary.make_index(writable.size());
-  for (size_t i = 0; i < writable.size(); ++i) {
-    if (i + 16 < writable.size()) vocabulary.prefetch(vocabulary.bytes(writable[i + 16]));
-    const int32_t id = writable[i];
-    if (const int32_t other = vocabulary.index(id); other >= 0)
-      fail(Status::invalid_file, source_, ": key 'model.vocab': ids ", other, " and ", id,
-           " are the same token ", quote(alphabet_form(vocabulary.bytes(id))));
-  }
-  for (int byte = 0; byte < 256; ++byte) {
-    if (vocabulary.byte_token(static_cast<unsigned char>(byte)) < 0)
-      fail(Status::unsupported, source_, ": key 'model.vocab' has no token for byte ", byte,
-           "; a byte-level vocabulary holds all 256");
-  }
+  builder_.finish_tokens();
 }
 
 void Loader::read_merges(JsonScanner& scanner) {
-  merges_.reserve(static_cast<size_t>(file_.vocabulary.size()));
-  merge_bytes_.reserve(merges_.capacity() * 8);
   std::string left, right;
   if (scanner.peek() != '[')
     fail(Status::invalid_file, source_, ": key 'model.merges' must be an array of pairs");
@@ -224,86 +130,16 @@ void Loader::read_merges(JsonScanner& scanner) {
       scanner.expect(',', "',' and the second token of a merge");
       const std::string_view second = scanner.string(right);
       scanner.expect(']', "']' after the two tokens of a merge");
-      add_merge(first, second);
+      builder_.add_merge(first, second);
     } else {  // the older form: both tokens in one string
       if (scanner.peek() != '"')
-        fail(Status::invalid_file, source_, ": key 'model.merges': merge ", merges_.size(),
+        fail(Status::invalid_file, source_, ": key 'model.merges': merge ", builder_.merges(),
              " must be a pair [\"a\", \"b\"] or a string \"a b\"");
-      const std::string_view both = scanner.string(left);
-      const size_t space = both.find(' ');
-      if (space == std::string_view::npos || both.find(' ', space + 1) != std::string_view::npos)
-        fail(Status::invalid_file, source_, ": key 'model.merges': merge ", merges_.size(), " is ",
-             quote(both), "; it must be two tokens with one space between them");
-      add_merge(both.substr(0, space), both.substr(space + 1));
+      builder_.add_merge(scanner.string(left));
     }
     if (!scanner.take(',') && scanner.peek() != ']') scanner.fail_here("',' or ']'");
   }
-  resolve_merges();
-}
-
-void Loader::add_merge(std::string_view left, std::string_view right) {
-  Merge merge{static_cast<uint32_t>(merge_bytes_.size()), 0, 0, -1, -1, -1};
-  const auto append = [&](std::string_view written) {
-    if (written.empty() || !append_alphabet_bytes(written, merge_bytes_))
-      fail(Status::invalid_file, source_, ": key 'model.merges': merge ", merges_.size(), " names token ",
-           quote(written), ", which is not written in the ByteLevel alphabet");
-    return static_cast<uint32_t>(merge_bytes_.size()) - merge.offset;
-  };
-  merge.left_length = append(left);
-  merge.length = append(right);
-  merges_.push_back(merge);
-}
-
-// Bytes -> ids -> table. Each search is a cache miss or two, so those of merges a little ahead are started
-// early.
-void Loader::resolve_merges() {
-  constexpr size_t kAhead = 16;
-  const Vocabulary& vocabulary = file_.vocabulary;
-  if (merges_.size() > MergeTable::kMaxMerges)
-    fail(Status::unsupported, source_, ": key 'model.merges' has ", merges_.size(), " merges; at most ",
-         MergeTable::kMaxMerges, " are supported");
-  const auto left_of = [&](const Merge& m) {
-    return std::string_view(merge_bytes_).substr(m.offset, m.left_length);
-  };
-  const auto joined_of = [&](const Merge& m) {
-    return std::string_view(merge_bytes_).substr(m.offset, m.length);
-  };
-  const auto right_of = [&](const Merge& m) { return joined_of(m).substr(m.left_length); };
-  const auto name = [&](size_t i) {
-    return cat(source_, ": key 'model.merges': merge ", i, " (", quote(alphabet_form(left_of(merges_[i]))),
-               ", ", quote(alphabet_form(right_of(merges_[i]))), ")");
-  };
-  int32_t guess = 0;
-  for (size_t i = 0; i < merges_.size(); ++i) {
-    if (i + kAhead < merges_.size()) {
-      vocabulary.prefetch(left_of(merges_[i + kAhead]));
-      vocabulary.prefetch(right_of(merges_[i + kAhead]));
-    }
-    Merge& merge = merges_[i];
-    const auto search = [&](std::string_view bytes) {
-      const int32_t id = vocabulary.find(bytes);
-      if (id < 0)
-        fail(Status::invalid_file, name(i), " names token ", quote(alphabet_form(bytes)),
-             ", which 'model.vocab' does not have");
-      return id;
-    };
-    merge.left = search(left_of(merge));
-    merge.right = search(right_of(merge));
-    // Trained vocabularies number their tokens in merge order, so the joined token nearly always has the next
-    // id.
-    const std::string_view joined = joined_of(merge);
-    const bool next =
-        guess < vocabulary.size() && vocabulary.token(guess).indexed && vocabulary.bytes(guess) == joined;
-    merge.joined = next ? guess : search(joined);
-    guess = merge.joined + 1;
-  }
-  file_.merges.reserve(merges_.size());
-  for (size_t i = 0; i < merges_.size(); ++i) {
-    if (i + kAhead < merges_.size())
-      file_.merges.prefetch(merges_[i + kAhead].left, merges_[i + kAhead].right);
-    if (!file_.merges.add(merges_[i].left, merges_[i].right, merges_[i].joined))
-      fail(Status::invalid_file, name(i), " is there twice");
-  }
+  builder_.finish_merges();
 }
 
 std::string Loader::type_of(const JsonValue& object, std::string_view key) const {
@@ -352,7 +188,7 @@ void Loader::check_normalizer(const JsonValue& document) {
   if (type != "NFC")
     fail(Status::unsupported, source_, ": key 'normalizer.type' is ", quote(type),
          "; only 'NFC' and null are supported");
-  file_.nfc = true;
+  builder_.file().nfc = true;
 }
 
 void Loader::check_byte_level(const JsonValue& step) const {
@@ -380,7 +216,7 @@ void Loader::check_split(const JsonValue& split) {
     fail(Status::unsupported, source_, ": key 'pre_tokenizer' has the unknown regex ", quote(*regex, 400),
          "; known are ", quote(pretokenizer_regex(PreTokenizer::marks_are_symbols), 400), " and ",
          quote(pretokenizer_regex(PreTokenizer::marks_are_letters), 400));
-  file_.pretokenizer = *kind;
+  builder_.file().pretokenizer = *kind;
 }
 
 void Loader::check_pretokenizer(const JsonValue& document) {
@@ -425,8 +261,6 @@ void Loader::read_added_tokens(const JsonValue& document) {
   if (!list) return;
   if (!list->IsArray())
     fail(Status::invalid_file, source_, ": key 'added_tokens' must be an array, it is ", json_kind(*list));
-  Vocabulary& vocabulary = file_.vocabulary;
-  std::string bytes, storage;
   for (rapidjson::SizeType i = 0; i < list->Size(); ++i) {
     const JsonValue& entry = (*list)[i];
     const std::string where = cat(source_, ": key 'added_tokens', entry ", i);
@@ -445,34 +279,8 @@ void Loader::read_added_tokens(const JsonValue& document) {
     const bool special = json_bool(entry, "special", where).value_or(false);
     const bool normalized = json_bool(entry, "normalized", where).value_or(!special);
 
-    // The decoder reads every token through the byte alphabet, added ones too, and falls back to the content
-    // itself.
-    bytes.clear();
-    const bool in_alphabet = append_alphabet_bytes(content, bytes);
-    if (!in_alphabet) bytes.assign(content);
-    if (file_.by_content.id_of(content) >= 0)
-      fail(Status::invalid_file, where, ": content ", quote(content), " is there twice");
-    const auto token = static_cast<int32_t>(*id);
-    const int32_t base = in_alphabet ? vocabulary.find(bytes) : -1;
-    if (base >= 0 && base != token)
-      fail(Status::invalid_file, where, " (", quote(content), ") has id ", token,
-           ", but 'model.vocab' gives it ", base);
-    if (!vocabulary.contains(token))
-      vocabulary.add(token, bytes, true, special);
-    else if (vocabulary.bytes(token) == bytes && !vocabulary.token(token).added)
-      vocabulary.mark_added(token, special);
-    else
-      fail(Status::invalid_file, where, " (", quote(content), "): id ", token, " is already the token ",
-           quote(vocabulary.bytes(token)));
-    file_.by_content.add(content, token);
-    file_.by_content.finish();
-    if (normalized)
-      file_.normalized.add(std::string(file_.nfc ? normalize_nfc(content, storage) : content), token);
-    else
-      file_.raw.add(content, token);
+    builder_.add_added(where, *id, content, special, normalized);
   }
-  file_.raw.finish();
-  file_.normalized.finish();
 }
 
 TokenizerFile Loader::load() {
@@ -489,7 +297,7 @@ TokenizerFile Loader::load() {
   check_decoder(document);
   check_post_processor(document);
   read_added_tokens(document);
-  return std::move(file_);
+  return builder_.take();
 }
 
 }  // namespace

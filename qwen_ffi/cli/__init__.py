@@ -19,6 +19,8 @@ COMMANDS = {
     "demo": "ask the packaged demo model a question",
     "chat": "talk with a model in the terminal",
     "generate": "generate an answer with a model",
+    "embed": "turn texts into vectors",
+    "rerank": "judge how well documents answer a query",
     "doctor": "check this machine, and a model, and say what to do",
     "info": "show what a checkpoint is",
     "tokenize": "show the token ids of a text",
@@ -26,7 +28,7 @@ COMMANDS = {
     "version": "show the versions of the package and the library",
 }
 EPILOG = """\
-A MODEL is the folder of a checkpoint, or the name of a model of the Hugging Face hub. Results go to standard output, errors \
+A MODEL is the folder of a checkpoint, a GGUF file, or the name of a model of the Hugging Face hub. Results go to standard output, errors \
 are one line on standard error, also with --json. Exit codes: 0 done, 1 failed, 2 wrong arguments, 130 Ctrl-C."""
 
 

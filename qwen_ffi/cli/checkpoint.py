@@ -31,6 +31,10 @@ _SAMPLE = "Hello, world! 你好"
 def model_checks(name: str, quick: bool) -> Iterator[Check]:
     """All of them. quick: without the smoke test, which loads the weights."""
     folder = Path(name) if os.path.lexists(name) else cached_model(name)
+    if folder is not None and (file := _gguf(folder)):
+        yield guarded("file", lambda: _gguf_file(file))
+        yield from _opened_checks(file, quick)
+        return
     if folder is None or not folder.is_dir():
         yield _no_folder(name)
         return
@@ -39,6 +43,11 @@ def model_checks(name: str, quick: bool) -> Iterator[Check]:
     yield guarded("weights", lambda: _weights(folder))
     yield guarded("config", lambda: _config(folder))
     yield guarded("generation_config", lambda: _generation_config(folder))
+    yield from _opened_checks(folder, quick)
+
+
+def _opened_checks(folder: Path, quick: bool) -> Iterator[Check]:
+    """What the library says about a folder or a GGUF file."""
     try:
         library()
     except QwenLibraryError:  # the machine's checks have said so
@@ -57,9 +66,29 @@ def model_checks(name: str, quick: bool) -> Iterator[Check]:
         yield guarded("smoke_test", lambda: _smoke_test(folder))
 
 
+def _gguf(path: Path) -> Path | None:
+    """The GGUF file that the path is, or that is all there is in the folder."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return path if path.suffix == ".gguf" or file.read(4) == b"GGUF" else None
+    if not path.is_dir() or any((path / name).is_file() for name in ("config.json", "model.safetensors", _INDEX)):
+        return None
+    files = sorted(path.glob("*.gguf"))
+    parts = all(file.name.endswith(f"-of-{len(files):05}.gguf") for file in files)  # of one model
+    return files[0] if len(files) == 1 or (files and parts) else None
+
+
+def _gguf_file(file: Path) -> Check:
+    if _is_pointer(file):
+        advice = f"git -C {file.parent} lfs pull, or download the file again"
+        return Check("file", Status.PROBLEM, f"{file} is a placeholder of git-lfs instead of the file itself", advice)
+    return Check("file", Status.OK, f"{file}, GGUF, {size(file.stat().st_size)}")
+
+
 def _no_folder(name: str) -> Check:
     if os.path.lexists(name):
-        return Check("folder", Status.PROBLEM, f"{name} is a file", "give the folder that holds config.json")
+        advice = "give the folder that holds config.json, or a GGUF file"
+        return Check("folder", Status.PROBLEM, f"{name} is a file", advice)
     if HubName.parse(name) is None:
         return Check("folder", Status.PROBLEM, f"{name} does not exist", "give the path of a checkpoint folder")
     message = f"there is no folder {name}, and as a model of the hub it is not completely in the cache"
@@ -76,8 +105,10 @@ def _files(folder: Path) -> Check:
         missing += _missing_shards(folder)
     if missing:
         advice = "download them from where the model came from"
-        if any(folder.glob("*.gguf")) or any(folder.glob("*.bin")):
-            advice = "GGUF and .bin are not read: take the checkpoint's safetensors"
+        if any(folder.glob("*.gguf")):
+            advice = "give the path of the GGUF file itself, or take the checkpoint's safetensors"
+        elif any(folder.glob("*.bin")):
+            advice = ".bin is not read: take the checkpoint's safetensors"
         # Without a tokenizer the model still takes token ids.
         status = Status.WARNING if missing == ["tokenizer.json"] else Status.PROBLEM
         return Check("files", status, f"missing: {_some(missing)}", advice)
@@ -143,7 +174,7 @@ def _generation_config(folder: Path) -> Check:
 
 
 def _tokenizer(folder: Path) -> Check:
-    if not (folder / "tokenizer.json").is_file():
+    if folder.is_dir() and not (folder / "tokenizer.json").is_file():
         return Check("tokenizer", Status.WARNING, "there is no tokenizer.json: the model takes token ids only")
     tokenizer = Tokenizer(folder)
     again = tokenizer.decode(tokenizer.encode(_SAMPLE))
@@ -179,7 +210,9 @@ def _memory(info: ModelInfo) -> Check:
     free = available_memory()
     message = f"the weights take {size(info.weight_bytes)}, {size(free)} are free"
     if info.weight_bytes > free:
-        advice = "take a smaller model or a machine with more memory: what does not fit is read from disk at every token"
+        advice = (
+            "take a smaller model or a machine with more memory: what does not fit is read from disk at every token"
+        )
         return Check("model_memory", Status.WARNING, message, advice)
     return Check("model_memory", Status.OK, message)
 

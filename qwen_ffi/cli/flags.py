@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -14,7 +15,9 @@ from ..results import GenerationResult, StreamEvent
 from ..session import QwenInferenceSession
 from .progress import Progress
 
-MODEL = "the folder of a checkpoint, or a model of the Hugging Face hub: Qwen/Qwen3-0.6B, Qwen/Qwen3-0.6B@revision"
+MODEL = (
+    "the folder of a checkpoint, a GGUF file, or a model of the Hugging Face hub: Qwen/Qwen3-0.6B, Qwen/Qwen3-0.6B@revision"
+)
 RESULT_KEYS = (
     "text, reasoning, token_ids, logprobs (null unless --logprobs 1), finish_reason (stop, length), and stats with "
     "prompt_tokens, cached_tokens, generated_tokens, queued_seconds, prompt_seconds, generate_seconds, "
@@ -47,6 +50,14 @@ def flag_values(arguments: argparse.Namespace, scope: OptionScope) -> dict[str, 
     """The options of this scope that were given."""
     keys = [row.key for row in options() if row.scope == scope]
     return {key: value for key in keys if (value := getattr(arguments, key, None)) is not None}
+
+
+def texts_or_lines(given: list[str]) -> list[str] | list[bytes]:
+    """The texts of the command line, or, where they are "-" alone, the lines of standard input."""
+    if given != ["-"]:
+        return given
+    lines = sys.stdin.buffer.read().split(b"\n")
+    return lines[:-1] if lines[-1] == b"" else lines
 
 
 def open_session(arguments: argparse.Namespace) -> QwenInferenceSession:

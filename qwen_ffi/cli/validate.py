@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="DIR",
-        help="a checkpoint with expected*.safetensors, or a folder of such",
+        help="a checkpoint with expected*.safetensors, or a folder of such; a GGUF file with them beside it",
     )
     parser.add_argument("--dtype", action="append", help="may be given several times (default: f32 and bf16)")
     parser.add_argument("--isa", action="append", help="instruction set level, or 'all' (default: the machine's best)")

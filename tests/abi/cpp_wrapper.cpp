@@ -53,7 +53,7 @@ constexpr bool kMoveOnly = std::is_nothrow_move_constructible_v<Handle> && std::
                            std::is_nothrow_destructible_v<Handle>;
 static_assert(kMoveOnly<qwen::Options> && kMoveOnly<qwen::Tokenizer> && kMoveOnly<qwen::Model>);
 static_assert(kMoveOnly<qwen::Prompt> && kMoveOnly<qwen::Request> && kMoveOnly<qwen::Queue>);
-static_assert(kMoveOnly<qwen::Tensors> && kMoveOnly<qwen::Engine>);
+static_assert(kMoveOnly<qwen::Tensors> && kMoveOnly<qwen::Inputs> && kMoveOnly<qwen::Engine>);
 static_assert(std::is_copy_constructible_v<qwen::Result> && std::is_copy_constructible_v<qwen::Event>);
 static_assert(std::is_nothrow_copy_constructible_v<qwen::Error>);
 
@@ -385,6 +385,49 @@ void test_forward(qwen::Engine& engine) {
   CHECK(of_nothing.find("prompt is empty") != std::string::npos);  // not: "token_ids is NULL"
 }
 
+void test_retrieval(qwen::Engine& engine) {
+  const std::vector<std::string> texts{"17 + 25", "348 + 275", "Hello <|im_end|>"};
+  const qwen::Inputs documents(texts);
+  const qwen::Tensors embedded = engine.embed(documents);
+  const qwen::Tensor embeddings = embedded.at(0, "embeddings");
+  const int64_t hidden_size = engine.model().info().hidden_size;
+  CHECK(embeddings.shape().size() == 2 && embeddings.shape()[0] == 3 && embeddings.shape()[1] == hidden_size);
+  double length = 0;
+  for (const float value : embeddings.row(2)) length += double{value} * value;
+  CHECK(std::abs(length - 1) < 1e-6);
+  CHECK(error_of([&] { embedded.at(1, "embeddings"); }).code() == QWEN_ERR_NOT_FOUND);
+  CHECK(error_of([&] { embedded.at(0, "logits"); }).code() == QWEN_ERR_NOT_FOUND);
+
+  size_t tokens = 0;
+  for (size_t i = 0; i < texts.size(); ++i) tokens += documents.encode(engine.model(), i).size();
+  CHECK(embedded.stats().prompt_tokens == static_cast<int64_t>(tokens));
+  CHECK(engine.forward({{1, 2, 3}, {4}}).stats().prompt_tokens == 4);
+  CHECK(qwen::Inputs(texts, QWEN_INPUTS_SPECIAL).encode(engine.model(), 2).size() <
+        documents.encode(engine.model(), 2).size());
+  qwen::Inputs same;
+  same.text(texts[0]).tokens(documents.encode(engine.model(), 1));
+  CHECK(engine.embed(same, 32).at(0, "embeddings").shape()[1] == 32);
+  CHECK(std::equal(embeddings.row(1).begin(), embeddings.row(1).end(), engine.embed(same).at(0, "embeddings").row(1).begin()));
+  CHECK(qwen::Inputs({"a"}).instruction().encode(engine.model(), 0).size() >
+        qwen::Inputs({"a"}).instruction("b").encode(engine.model(), 0).size());
+  CHECK(error_of([&] { qwen::Inputs({"a", ""}); }).code() == QWEN_ERR_INVALID_ARGUMENT);
+  CHECK(error_of([&] { engine.embed(documents, 31); }).code() == QWEN_ERR_INVALID_ARGUMENT);
+
+  double last = 0;
+  const qwen::Tensors judged = engine.rerank("42", documents, {}, [&](double fraction) {
+    last = fraction;
+    return true;
+  });
+  const qwen::Tensor scores = judged.at(0, "scores");
+  CHECK(last == 1.0 && scores.shape().size() == 1 && scores.shape()[0] == 3);
+  CHECK(std::all_of(scores.values().begin(), scores.values().end(), [](float p) { return p >= 0 && p <= 1; }));
+  CHECK(documents.encode(engine.model(), 0, "42").size() > documents.encode(engine.model(), 0).size());
+  CHECK(error_of([&] { engine.rerank("42", documents, {}, [](double) { return false; }); }).code() == QWEN_ERR_CANCELLED);
+  const auto throws = [](double) -> bool { throw std::runtime_error("of the host"); };
+  CHECK(error_of([&] { engine.embed(documents, 0, {}, throws); }).code() == QWEN_ERR_CANCELLED);
+  CHECK(error_of([&] { engine.rerank("", documents); }).code() == QWEN_ERR_INVALID_ARGUMENT);
+}
+
 void test_trace_and_drain(const std::string& folder) {
   int64_t rows = 0;
   qwen::Options options;
@@ -407,13 +450,13 @@ void test_trace_and_drain(const std::string& folder) {
 
 void test_adapters(const std::string& folder, const std::string& adapter) {
   qwen::Engine engine(folder);
-  CHECK(engine.adapters().empty());
   engine.load_adapter(adapter, "law");
   CHECK(error_of([&] { engine.load_adapter(adapter, "law"); }).code() == QWEN_ERR_INVALID_ARGUMENT);
   engine.load_adapter(adapter, "code");
-  const std::vector<qwen::AdapterInfo> loaded = engine.adapters();
-  CHECK(loaded.size() == 2 && loaded.at(0).name == "code" && loaded.at(1).name == "law");
-  CHECK(loaded.at(1).path == adapter && loaded.at(1).rank == 4 && loaded.at(1).parameters > 0);
+  qwen_adapter_info info{};
+  info.struct_size = sizeof info;
+  CHECK(qwen_engine_adapter_info_get(engine.get(), 1, &info, nullptr) == QWEN_OK);
+  CHECK(info.name == std::string("law") && info.path == adapter && info.rank == 4 && info.parameters > 0);
   qwen::Options with = greedy();
   with.set("adapter", "law");
   const qwen::Request running = engine.stream(sum(1, 2), with);
@@ -472,6 +515,7 @@ int main(int argc, char** argv) {
     test_leaving_a_stream_early(endless);
     test_queue(engine);
     test_forward(engine);
+    test_retrieval(engine);
     test_trace_and_drain(folder);
     test_adapters(folder, adapter);
     test_model_from_memory(folder);

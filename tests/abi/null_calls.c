@@ -54,6 +54,7 @@ static const char *const unset = "unset";
 static qwen_options *options;
 static qwen_prompt *prompt;
 static qwen_queue *queue;
+static qwen_inputs *inputs;
 
 static void texts_and_errors(void) {
   TRUE(qwen_abi_version() >= QWEN_ABI_VERSION);
@@ -254,6 +255,36 @@ static void request_calls(void) {
   qwen_tensors_free(NULL);
 }
 
+static void input_calls(void) {
+  qwen_inputs *made = UNSET(qwen_inputs);
+  qwen_tensors *tensors = UNSET(qwen_tensors);
+  qwen_stats stats = {.struct_size = sizeof stats};
+  const int32_t id = 0;
+  size_t count = 77;
+
+  REFUSED(INVALID_ARGUMENT, qwen_inputs_new(0, NULL, E));
+  REFUSED(INVALID_ARGUMENT, qwen_inputs_new(0x80000000u, &made, E));
+  TRUE(made == UNSET(qwen_inputs));
+  qwen_inputs_free(NULL);
+  REFUSED(INVALID_ARGUMENT, qwen_inputs_add_text(NULL, "x", 1, E));
+  REFUSED(INVALID_ARGUMENT, qwen_inputs_add_text(inputs, NULL, 1, E));
+  REFUSED(INVALID_ARGUMENT, qwen_inputs_add_text(inputs, NULL, 0, E));
+  REFUSED(INVALID_ARGUMENT, qwen_inputs_add_text(inputs, "a\xff", 2, E));
+  REFUSED(INVALID_ARGUMENT, qwen_inputs_add_tokens(NULL, &id, 1, E));
+  REFUSED(INVALID_ARGUMENT, qwen_inputs_add_tokens(inputs, NULL, 1, E));
+  REFUSED(INVALID_ARGUMENT, qwen_inputs_add_tokens(inputs, NULL, 0, E));
+  REFUSED(INVALID_ARGUMENT, qwen_inputs_set_instruction(NULL, "x", 1, E));
+  REFUSED(INVALID_ARGUMENT, qwen_inputs_set_instruction(inputs, NULL, 1, E));
+  REFUSED(INVALID_ARGUMENT, qwen_inputs_set_instruction(inputs, "", 0, E));
+  REFUSED(INVALID_ARGUMENT, qwen_inputs_encode(NULL, 0, NULL, 0, NULL, NULL, 0, &count, E));
+  REFUSED(INVALID_ARGUMENT, qwen_inputs_encode(inputs, 0, NULL, 0, NULL, NULL, 0, &count, E));
+  TRUE(count == 77);
+  REFUSED(INVALID_ARGUMENT, qwen_embed(NULL, inputs, 0, NULL, NULL, NULL, &tensors, E));
+  REFUSED(INVALID_ARGUMENT, qwen_rerank(NULL, "x", 1, inputs, NULL, NULL, NULL, &tensors, E));
+  REFUSED(INVALID_ARGUMENT, qwen_tensors_stats_get(NULL, &stats, E));
+  TRUE(tensors == UNSET(qwen_tensors));
+}
+
 /* Real handles, wrong everything else. */
 static void calls_on_a_model(const char *folder) {
   qwen_engine *engine = NULL;
@@ -328,6 +359,24 @@ static void calls_on_a_model(const char *folder) {
   REFUSED(INVALID_ARGUMENT, qwen_forward(engine, &zero, &huge, NULL, 1, QWEN_OUTPUT_LOGITS, NULL, &tensors, E));
   TRUE(tensors == UNSET(qwen_tensors));
 
+  REFUSED(INVALID_ARGUMENT, qwen_embed(engine, NULL, 0, NULL, NULL, NULL, &tensors, E));
+  REFUSED(INVALID_ARGUMENT, qwen_embed(engine, inputs, 0, NULL, NULL, NULL, &tensors, E)); /* none in it yet */
+  REFUSED(INVALID_ARGUMENT, qwen_rerank(engine, "x", 1, inputs, NULL, NULL, NULL, &tensors, E));
+  TRUE(qwen_inputs_add_text(inputs, "x", 1, NULL) == QWEN_OK);
+  REFUSED(INVALID_ARGUMENT, qwen_embed(engine, inputs, 0, NULL, NULL, NULL, NULL, E));
+  REFUSED(INVALID_ARGUMENT, qwen_embed(engine, inputs, -1, NULL, NULL, NULL, &tensors, E));
+  REFUSED(INVALID_ARGUMENT, qwen_embed(engine, inputs, INT64_MAX, NULL, NULL, NULL, &tensors, E));
+  REFUSED(INVALID_ARGUMENT, qwen_rerank(engine, NULL, 1, inputs, NULL, NULL, NULL, &tensors, E));
+  REFUSED(INVALID_ARGUMENT, qwen_rerank(engine, "", 0, inputs, NULL, NULL, NULL, &tensors, E));
+  REFUSED(INVALID_ARGUMENT, qwen_rerank(engine, "x", 1, NULL, NULL, NULL, NULL, &tensors, E));
+  REFUSED(INVALID_ARGUMENT, qwen_rerank(engine, "x", 1, inputs, NULL, NULL, NULL, NULL, E));
+  REFUSED(INVALID_ARGUMENT, qwen_inputs_encode(inputs, 0, "", 0, model, NULL, 0, &count, E));
+  REFUSED(INVALID_ARGUMENT, qwen_inputs_encode(inputs, 0, NULL, 1, model, NULL, 0, &count, E));
+  REFUSED(INVALID_ARGUMENT, qwen_inputs_encode(inputs, 0, NULL, 0, model, NULL, 1, &count, E));
+  REFUSED(INVALID_ARGUMENT, qwen_inputs_encode(inputs, 0, NULL, 0, model, NULL, 0, NULL, E));
+  REFUSED(NOT_FOUND, qwen_inputs_encode(inputs, 1, NULL, 0, model, NULL, 0, &count, E));
+  TRUE(tensors == UNSET(qwen_tensors));
+
   /* After all that the engine still works. */
   TRUE(qwen_forward(engine, &zero, &one, NULL, 1, QWEN_OUTPUT_LOGITS, NULL, &tensors, NULL) == QWEN_OK);
   if (tensors != UNSET(qwen_tensors)) {
@@ -336,6 +385,7 @@ static void calls_on_a_model(const char *folder) {
     REFUSED(INVALID_ARGUMENT, qwen_tensors_get(tensors, 0, "logits", NULL, E));
     REFUSED(NOT_FOUND, qwen_tensors_get(tensors, 0, "no such tensor", &tensor, E));
     REFUSED(NOT_FOUND, qwen_tensors_get(tensors, 1, "logits", &tensor, E));
+    REFUSED(INVALID_ARGUMENT, qwen_tensors_stats_get(tensors, NULL, E));
     qwen_tensors_free(tensors);
     REFUSED(INVALID_ARGUMENT, qwen_engine_counter_get(engine, 0, NULL, E)); /* by now a kernel has run */
   }
@@ -349,6 +399,7 @@ int main(int argc, char **argv) {
   TRUE(qwen_prompt_new(&prompt, NULL) == QWEN_OK);
   TRUE(qwen_prompt_add_text(prompt, "x", 1, NULL) == QWEN_OK);
   TRUE(qwen_queue_new(&queue, NULL) == QWEN_OK);
+  TRUE(qwen_inputs_new(0, &inputs, NULL) == QWEN_OK);
   texts_and_errors();
   option_calls();
   tokenizer_calls();
@@ -356,10 +407,12 @@ int main(int argc, char **argv) {
   engine_calls();
   prompt_calls();
   request_calls();
+  input_calls();
   if (argc > 1) calls_on_a_model(argv[1]);
   qwen_options_free(options);
   qwen_prompt_free(prompt);
   qwen_queue_free(queue);
+  qwen_inputs_free(inputs);
   if (failures == 0) printf("%d calls\n", calls);
   return failures != 0;
 }

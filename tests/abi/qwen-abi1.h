@@ -129,7 +129,8 @@ enum { QWEN_SCOPE_ENGINE = 1, QWEN_SCOPE_REQUEST = 2 };
 typedef struct qwen_options qwen_options;
 typedef void (*qwen_callback_fn)(void);   /* any function; the key says which type it really has */
 typedef void (*qwen_destroy_fn)(void *user);
-/* Key "progress": loading is `fraction` done, 0…1. Return 0 to go on, anything else cancels (QWEN_ERR_CANCELLED). */
+/* Key "progress": loading is `fraction` done, 0…1. Return 0 to go on, anything else cancels (QWEN_ERR_CANCELLED). The same
+ * of qwen_embed and qwen_rerank. */
 typedef int32_t (*qwen_progress_fn)(double fraction, void *user);
 
 /* One step of an engine: a forward pass over rows of many requests. */
@@ -188,7 +189,7 @@ QWEN_API int32_t qwen_option_info_get(size_t index, qwen_option_info *info, qwen
 
 typedef struct qwen_tokenizer qwen_tokenizer;
 
-/* path: a tokenizer.json or a folder that holds one. Weights are not needed. */
+/* path: a tokenizer.json, a folder that holds one, or a GGUF file. Weights are not needed. */
 QWEN_API int32_t qwen_tokenizer_open(const char *path, qwen_tokenizer **tokenizer, qwen_error **error);
 QWEN_API void qwen_tokenizer_free(qwen_tokenizer *tokenizer);
 
@@ -217,9 +218,10 @@ QWEN_API int32_t qwen_tokenizer_token_id(const qwen_tokenizer *tokenizer, const 
 typedef struct qwen_model qwen_model;
 typedef struct qwen_weights qwen_weights;
 
-/* path: the folder as published (config.json, *.safetensors, tokenizer.json). The files are mapped, not read; while the
- * model lives they must not be truncated (option load = "read" copies them instead). Engine options that matter here:
- * device, dtype, load, tokenizer, progress. */
+/* path: the folder as published (config.json, *.safetensors, tokenizer.json), or a .gguf file (of a split one the first
+ * part), which holds configuration, tokenizer and chat template too; a folder with nothing but one will do. The files are
+ * mapped, not read; while the model lives they must not be truncated (option load = "read" copies them instead). Engine
+ * options that matter here: device, dtype, load, tokenizer, progress. */
 QWEN_API int32_t qwen_model_open(const char *path, const qwen_options *options, qwen_model **model, qwen_error **error);
 /* One more reference, released by one more qwen_model_free. Any thread. */
 QWEN_API void qwen_model_retain(const qwen_model *model);
@@ -244,7 +246,7 @@ typedef struct qwen_model_info {
 } qwen_model_info;
 
 QWEN_API int32_t qwen_model_info_get(const qwen_model *model, qwen_model_info *info, qwen_error **error);
-/* Borrowed, lives as long as the model; NULL when the folder has no tokenizer.json. */
+/* Borrowed, lives as long as the model; NULL when the checkpoint has no tokenizer. */
 QWEN_API const qwen_tokenizer *qwen_model_tokenizer(const qwen_model *model);
 
 enum {
@@ -269,7 +271,7 @@ QWEN_API int32_t qwen_model_from_weights(const qwen_weights *weights, const qwen
 
 typedef struct qwen_engine qwen_engine;
 
-/* Opens a model folder and an engine on it in one call. See the option table for device, dtype, threads, … */
+/* Opens a model folder or .gguf file and an engine on it in one call. See the option table for device, dtype, threads, … */
 QWEN_API int32_t qwen_create(const char *path, const qwen_options *options, qwen_engine **engine, qwen_error **error);
 /* An engine on a model that is open already. The engine keeps a reference to the model. */
 QWEN_API int32_t qwen_engine_new(const qwen_model *model, const qwen_options *options, qwen_engine **engine,
@@ -552,7 +554,58 @@ QWEN_API int32_t qwen_forward(qwen_engine *engine, const int32_t *token_ids, con
                               qwen_tensors **tensors, qwen_error **error);
 QWEN_API int32_t qwen_tensors_get(const qwen_tensors *tensors, size_t sequence, const char *name, qwen_tensor *tensor,
                                   qwen_error **error);
+/* What it took: fills prompt_tokens and cached_tokens, of all sequences or inputs together; the other fields are 0. */
+QWEN_API int32_t qwen_tensors_stats_get(const qwen_tensors *tensors, qwen_stats *stats, qwen_error **error);
 QWEN_API void qwen_tensors_free(qwen_tensors *tensors);
+
+/* ------------------------------------------------------------------ embeddings and relevance
+ *
+ * Searching with Qwen3-Embedding and Qwen3-Reranker, or models that were trained as they were; another model gives numbers
+ * too, but they mean little. The inputs are a list, and each is computed as a request of its own, with the others and with
+ * whatever else the engine is doing; the numbers of one do not depend on the others. */
+
+typedef struct qwen_inputs qwen_inputs;
+
+enum {
+  QWEN_INPUTS_SPECIAL = 1 /* "<|im_end|>" in a text is the special token, as Hugging Face has it. Without this it is
+                           * ordinary text: what somebody wrote into a document cannot end the document */
+};
+
+/* flags: QWEN_INPUTS_… or-ed. A list serves any number of calls; const, any number of threads at once. */
+QWEN_API int32_t qwen_inputs_new(uint32_t flags, qwen_inputs **inputs, qwen_error **error);
+QWEN_API void qwen_inputs_free(qwen_inputs *inputs);
+/* Appends a text. Empty, or invalid UTF-8: QWEN_ERR_INVALID_ARGUMENT, which names the input by its place, from 0. */
+QWEN_API int32_t qwen_inputs_add_text(qwen_inputs *inputs, const char *text, size_t length, qwen_error **error);
+/* Appends token ids, which qwen_embed computes as they are; qwen_rerank takes texts only. */
+QWEN_API int32_t qwen_inputs_add_tokens(qwen_inputs *inputs, const int32_t *ids, size_t count, qwen_error **error);
+/* What the search is for, in one sentence, best in English; text NULL: "Given a web search query, retrieve relevant passages
+ * that answer the query". To qwen_embed, inputs with an instruction are queries and those without one documents; qwen_rerank
+ * takes the sentence above where none was set. */
+QWEN_API int32_t qwen_inputs_set_instruction(qwen_inputs *inputs, const char *text, size_t length, qwen_error **error);
+/* The token ids the model would be given of one input: by qwen_embed with query NULL, else by qwen_rerank. Sizes as in
+ * qwen_tokenizer_encode. */
+QWEN_API int32_t qwen_inputs_encode(const qwen_inputs *inputs, size_t index, const char *query, size_t query_length,
+                                    const qwen_model *model, int32_t *ids, size_t capacity, size_t *count,
+                                    qwen_error **error);
+
+/* Embeds every input: a text, behind "Instruct: …\nQuery:" where an instruction was set, and <|endoftext|>; the hidden state
+ * of the last token, after the final norm; of that the first `dimensions` values, 32 to hidden_size or 0 for all, scaled to
+ * length 1. The tensor is "embeddings" [inputs, dimensions] of sequence 0; the dot product of two rows is their cosine.
+ *
+ * Blocks until done, or until a first failure, which names the input: too many tokens for the context, say. Any number of
+ * inputs goes through the engine's queue, few at a time. Of the options adapter, priority (under 0: behind everybody
+ * else's requests) and timeout_ms (for the whole call) matter. progress, which may be NULL, is called on this thread with how
+ * much is done, after every input and at least every 50 ms; when it returns anything but 0 the call ends with QWEN_ERR_CANCELLED. It must
+ * not destroy the engine. */
+QWEN_API int32_t qwen_embed(qwen_engine *engine, const qwen_inputs *inputs, int64_t dimensions,
+                            const qwen_options *options, qwen_progress_fn progress, void *user, qwen_tensors **tensors,
+                            qwen_error **error);
+/* Judges every input, a document, by how well it answers the query: the probability that the model says "yes" and not "no",
+ * asked in the form that Qwen3-Reranker knows. The tensor is "scores" [inputs]. The rest is as in qwen_embed; what the
+ * prompts begin with in common is taken from the prefix cache. A model without lm_head: QWEN_ERR_UNSUPPORTED. */
+QWEN_API int32_t qwen_rerank(qwen_engine *engine, const char *query, size_t query_length, const qwen_inputs *inputs,
+                             const qwen_options *options, qwen_progress_fn progress, void *user, qwen_tensors **tensors,
+                             qwen_error **error);
 
 /* qwen:end */
 

@@ -16,7 +16,7 @@ HERE = Path(__file__).resolve().parent
 COMPILERS = [compiler for compiler in ("g++", "clang++") if shutil.which(compiler)]
 WARNINGS = ["-Wpedantic", "-Wshadow", "-Wconversion", "-Wsign-conversion"]
 
-# What qwen.hpp leaves to qwen.h: tables and switches of the process, weights that live in memory, and the code of an error,
+# What qwen.hpp leaves to qwen.h: tables and switches of the process and of an engine, weights that live in memory, and the code of an error,
 # which a call returns as well.
 LEFT_TO_C = {
     "qwen_error_code",
@@ -24,6 +24,7 @@ LEFT_TO_C = {
     "qwen_log_set",
     "qwen_option_info_get",
     "qwen_engine_counter_get",
+    "qwen_engine_adapter_info_get",
     "qwen_weights_new",
     "qwen_weights_add",
     "qwen_weights_free",

@@ -76,7 +76,7 @@ void bench_linear(Backend& cpu, DType dtype, int64_t outputs, int64_t k, const s
     layers.push_back(
         cpu.load({"w", dtype, {outputs, k}, data + at, layer_bytes, "bench"}, WeightUse::matrix));
   }
-  for (const int64_t rows : {1, 2, 4, 16, 128, 512}) {
+  for (const int64_t rows : {1, 2, 4, 8, 16, 128, 512}) {
     const auto workspace = cpu.create_workspace();  // aligned, as in an engine
     const Rows x = workspace->rows(rows, k), y = workspace->rows(rows, outputs);
     std::fill_n(static_cast<float*>(x.data), rows * k, 0.5f);

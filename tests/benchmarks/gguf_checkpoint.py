@@ -1,11 +1,12 @@
-"""Writes a random checkpoint as GGUF, weight for weight, so that llama.cpp computes the very same model. Needs `gguf`.
+"""Writes a safetensors checkpoint as GGUF, weight for weight, with the `gguf` package and as llama.cpp's converter does.
 
-No tokenizer goes in: benchmarks count tokens, they do not read them.
+For benchmarks (llama.cpp then computes the very same model) and for the tests of GGUF files.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,39 +14,184 @@ import numpy as np
 
 from qwen_ffi._safetensors import read_safetensors
 
+ARCHITECTURES = {"qwen2": "qwen2", "qwen3": "qwen3", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe"}
+NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "mlp.gate": "ffn_gate_inp",
+    "mlp.experts.gate_proj": "ffn_gate_exps",
+    "mlp.experts.up_proj": "ffn_up_exps",
+    "mlp.experts.down_proj": "ffn_down_exps",
+    "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_expert.up_proj": "ffn_up_shexp",
+    "mlp.shared_expert.down_proj": "ffn_down_shexp",
+    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+}
 
-def make_gguf(checkpoint: Path, file: Path) -> Path:
-    """A dense Qwen3 with bf16 matrices and float32 norms, as llama.cpp's own converter writes it. Returns the file."""
+Writer = Any  # gguf.GGUFWriter, which has no types
+# (name in the file, its float32 values) -> the type and the bytes to write, rows last.
+Pack = Callable[[str, Any], tuple[Any, Any]]
+
+
+def gguf_name(name: str) -> str:
+    """The name of a published tensor in a GGUF file; a stack of experts goes by "….mlp.experts.up_proj.weight"."""
+    stem, _, kind = name.rpartition(".")
+    if stem.startswith("model.layers."):
+        _, _, layer, rest = stem.split(".", 3)
+        return f"blk.{layer}.{NAMES[rest]}.{kind}"
+    return f"{NAMES[stem]}.{kind}"
+
+
+def packed_as(dtype: str) -> Pack:
+    """Every matrix as F32, F16, BF16 or a type that gguf.quants can quantise; as F32 where its rows do not fit the blocks."""
     import gguf
 
-    config: dict[str, Any] = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    layers = config["num_hidden_layers"]
-    partial = file.with_suffix(".partial")
-    writer = gguf.GGUFWriter(str(partial), "qwen3")
-    writer.add_block_count(layers)
+    wanted = gguf.GGMLQuantizationType[dtype]
+
+    def pack(name: str, values: Any) -> tuple[Any, Any]:
+        block, _ = gguf.GGML_QUANT_SIZES[wanted]
+        fits = values.shape[-1] % block == 0
+        kind = wanted if fits else gguf.GGMLQuantizationType.F32
+        return kind, gguf.quants.quantize(values, kind)
+
+    return pack
+
+
+def float32(tensor: Any) -> Any:
+    """bf16 comes as its bit patterns."""
+    return (tensor.astype(np.uint32) << 16).view(np.float32) if tensor.dtype == np.uint16 else tensor.astype(np.float32)
+
+
+def tensors_of(checkpoint: Path) -> dict[str, Any]:
+    """Names as in GGUF -> float32 arrays, experts stacked."""
+    published = read_safetensors(checkpoint / "model.safetensors")
+    bare = "" if "model.embed_tokens.weight" in published else "model."  # as Qwen3-Embedding's files are
+    stacks: dict[str, dict[int, Any]] = {}
+    found = {}
+    for name, tensor in published.items():
+        name = bare + name
+        if ".mlp.experts." in name:
+            before, rest = name.split(".mlp.experts.")
+            expert, part = rest.split(".", 1)
+            stacks.setdefault(f"{before}.mlp.experts.{part}", {})[int(expert)] = float32(tensor)
+        else:
+            found[gguf_name(name)] = float32(tensor)
+    for name, experts in stacks.items():
+        found[gguf_name(name)] = np.stack([experts[number] for number in sorted(experts)])
+    return found
+
+
+def add_config(writer: Writer, config: dict[str, Any]) -> None:
+    import gguf
+
+    heads = config["num_attention_heads"]
+    writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_key_length(config["head_dim"])
-    writer.add_value_length(config["head_dim"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(config.get("num_key_value_heads", heads))
+    if head_dim := config.get("head_dim"):
+        writer.add_key_length(head_dim)
+        writer.add_value_length(head_dim)
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_rope_freq_base(config["rope_theta"])
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
+    if scaling := config.get("rope_scaling"):
+        writer.add_rope_scaling_type(gguf.RopeScalingType(scaling.get("rope_type", scaling.get("type"))))
+        writer.add_rope_scaling_factor(scaling["factor"])
+        writer.add_rope_scaling_orig_ctx_len(scaling["original_max_position_embeddings"])
+    if experts := config.get("num_experts"):
+        writer.add_expert_count(experts)
+        writer.add_expert_used_count(config["num_experts_per_tok"])
+        writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+        if shared := config.get("shared_expert_intermediate_size"):
+            writer.add_expert_shared_feed_forward_length(shared)
     writer.add_vocab_size(config["vocab_size"])
-    writer.add_tokenizer_model("no_vocab")
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, layers)
-    for name, tensor in read_safetensors(checkpoint / "model.safetensors").items():
-        target = names.get_name(name, try_suffixes=(".weight",))
-        if tensor.ndim == 1:
-            writer.add_tensor(target, (tensor.astype(np.uint32) << 16).view(np.float32))
+
+
+def add_tokenizer(writer: Writer, checkpoint: Path, config: dict[str, Any]) -> None:
+    """tokenizer.json's tokens, merges and added tokens, and the chat template; padding up to the vocabulary's size."""
+    import gguf
+
+    file = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
+    tokens = {number: (token, gguf.TokenType.NORMAL) for token, number in file["model"]["vocab"].items()}
+    for added in file["added_tokens"]:
+        content = added["content"]
+        special = added["special"] or (content.startswith("<|") and content.endswith("|>"))
+        kind = gguf.TokenType.CONTROL if special else gguf.TokenType.USER_DEFINED
+        tokens[added["id"]] = (content, kind)
+    size = config["vocab_size"]
+    listed = [tokens.get(number, (f"[PAD{number}]", gguf.TokenType.UNUSED)) for number in range(size)]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list([token for token, _ in listed])
+    writer.add_token_types([kind for _, kind in listed])
+    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in file["model"]["merges"]])
+    eos = config.get("eos_token_id")
+    if eos is not None:
+        writer.add_eos_token_id(eos if isinstance(eos, int) else eos[0])
+    if config.get("bos_token_id") is not None:
+        writer.add_bos_token_id(config["bos_token_id"])
+    writer.add_add_bos_token(False)
+    settings = checkpoint / "tokenizer_config.json"
+    if settings.is_file() and (template := json.loads(settings.read_text(encoding="utf-8")).get("chat_template")):
+        writer.add_chat_template(template)
+
+
+def make_gguf(
+    checkpoint: Path,
+    file: Path,
+    dtype: str = "BF16",
+    *,
+    pack: Pack | None = None,
+    change: Callable[[Writer], object] | None = None,
+    split_max_tensors: int = 0,
+) -> Path:
+    """The checkpoint with matrices of one type, or packed by `pack`; everything else float32. Returns the file.
+
+    change: has the last word about the metadata. split_max_tensors: of each part, which are then written beside `file` as
+    "x-00001-of-00003.gguf".
+    """
+    import gguf
+
+    config: dict[str, Any] = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    pack = pack or packed_as(dtype)
+    partial = file if split_max_tensors else file.with_suffix(".partial")
+    architecture = ARCHITECTURES[config["model_type"]]
+    writer = gguf.GGUFWriter(str(partial), architecture, split_max_tensors=split_max_tensors)
+    add_config(writer, config)
+    if dtype == "BF16":
+        writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
+    if (checkpoint / "tokenizer.json").is_file():
+        add_tokenizer(writer, checkpoint, config)
+    else:
+        writer.add_tokenizer_model("no_vocab")
+    for name, values in tensors_of(checkpoint).items():
+        if name.endswith("ffn_gate_inp_shexp.weight"):
+            values = values.reshape(-1)
+        if values.ndim == 1 or ".ffn_gate_inp." in name:
+            writer.add_tensor(name, values)
         else:
-            raw = tensor.view(np.uint8)  # the last dimension is in bytes: that is how gguf tells bf16
-            writer.add_tensor(target, raw, raw_dtype=gguf.GGMLQuantizationType.BF16)
+            kind, data = pack(name, values)
+            writer.add_tensor(name, data, raw_dtype=kind)
+    if change:
+        change(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    partial.rename(file)
+    if not split_max_tensors:
+        partial.rename(file)
     return file

@@ -38,9 +38,15 @@ TEST_CASE("a folder that is no checkpoint is an error that says what is missing 
   check_refused(folder / "none", Status::not_found, "no such folder; a checkpoint is a folder");
   check_refused("", Status::not_found, "no such folder");
   check_refused(temporary.write("some.txt", "x"), Status::not_found, "is a file; give the folder");
-  check_refused(temporary.write("model.gguf", "x"), Status::not_found, "GGUF files are not supported");
-  check_refused(folder, Status::not_found, "there is no config.json in this folder (it holds .gguf files");
-  fs::remove(folder / "model.gguf");
+  check_refused(folder / "none.gguf", Status::not_found, "no such file; a checkpoint is a folder");
+  check_refused(temporary.write("model.gguf", "x"), Status::invalid_file, "this is not a GGUF file");
+  check_refused(folder, Status::invalid_file, "model.gguf: does not begin with 'GGUF'");
+  temporary.write("other.gguf", "x");
+  check_refused(folder, Status::not_found,
+                "holds 2 GGUF files, 'model.gguf' and 'other.gguf'; give the path");
+  temporary.write("config.json", kConfig);
+  check_refused(folder, Status::not_found, "(it holds .gguf files: give the path of one of them)");
+  for (const char* name : {"config.json", "model.gguf", "other.gguf"}) fs::remove(folder / name);
   check_refused(folder, Status::not_found, "there is no config.json in this folder; a checkpoint is");
   fs::create_directory(folder / "snapshots");
   check_refused(folder, Status::not_found, "a folder below its snapshots/");
@@ -79,7 +85,7 @@ TEST_CASE("eos ids come from generation_config.json, else from config.json") {
   const Checkpoint checkpoint = open_checkpoint(temporary.path());
   CHECK(checkpoint.generation.eos_token_ids == of_config);
   CHECK(checkpoint.generation.top_k == 20);
-  CHECK(checkpoint.folder == temporary.path());
+  CHECK(checkpoint.path == temporary.path());
   temporary.write("generation_config.json", R"({"eos_token_id": 7})");
   CHECK(open_checkpoint(temporary.path()).generation.eos_token_ids == std::vector<int32_t>{7});
 }

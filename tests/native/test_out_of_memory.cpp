@@ -8,8 +8,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <thread>
 
 #include "engine/engine.h"
+#include "engine/request_stream.h"
 
 using namespace qwen;
 
@@ -166,6 +168,46 @@ TEST_CASE("an allocation that fails in a step ends requests at most, and nothing
   MESSAGE(injected, " allocations failed, ", survived, " requests did not notice");
   CHECK(injected > 100);
   CHECK(survived > injected);
+}
+
+TEST_CASE("memory that ends on the host's thread ends its stream of requests, and leaves nothing behind") {
+  Options options;
+  options.set("threads", int64_t{1});
+  const auto loaded = open_model(std::string(QWEN_TEST_DATA) + "/../parity/data/qwen3_embedding", options);
+  Engine engine(loaded, options);
+  size_t taken = 0, ended = 0;
+  RequestStream stream;
+  stream.count = 6;
+  stream.make = [&](size_t index) {
+    RequestInput made = input(static_cast<int32_t>(index), 20, 1, nullptr);
+    made.tensors.last_hidden = true;
+    made.tensors.first_row = 19;
+    return made;
+  };
+  stream.take = [&](size_t, const Request& request) { taken += request.last_hidden.size() == 64; };
+  for (int64_t countdown = 0;; ++countdown) {
+    CAPTURE(countdown);
+    has_failed = false;
+    taken = 0;
+    allocations_left = countdown;
+    failures_left = 1;
+    bool threw = false;
+    try {
+      run(engine, stream);
+    } catch (const std::bad_alloc&) {
+      threw = true;
+    } catch (const Error& error) {
+      threw = error.status() == Status::out_of_memory;
+    }
+    failures_left = 0;
+    CHECK(threw == has_failed);
+    while (engine.stats().running + engine.stats().waiting > 0) std::this_thread::yield();
+    CHECK(engine.stats().cache_blocks_used == 0);
+    if (!has_failed) break;
+    ++ended;
+  }
+  CHECK(taken == 6);
+  CHECK(ended > 50);
 }
 
 TEST_CASE("tensors that are too large are the error of who asks for them, before anything is computed") {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 
 #include "backend/cpu/cpu_state_cache.h"
 #include "base/error.h"
@@ -36,7 +37,11 @@ CpuBackend::CpuBackend(const CpuOptions& options)
 std::vector<KernelCount> CpuBackend::kernel_counts() const {
   static constexpr const char* kOps[] = {"embed",    "linear",   "attention", "rms_norm",    "rope",
                                          "store_kv", "silu_mul", "moe",       "convolution", "gated_delta"};
-  static constexpr const char* kFormatNames[] = {"f32", "f16", "bf16", "fp8", "gptq", "awq"};
+  static constexpr const char* kFormatNames[] = {"f32",  "f16",  "bf16", "fp8",  "gptq", "awq",
+                                                 "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k",
+                                                 "q3_k", "q4_k", "q5_k", "q6_k"};
+  static_assert(std::size(kOps) == static_cast<size_t>(Op::count));
+  static_assert(std::size(kFormatNames) == kFormats);
   std::vector<KernelCount> counts;
   for (size_t i = 0; i < counts_.size(); ++i) {
     const int64_t calls = counts_[i].load(std::memory_order_relaxed);

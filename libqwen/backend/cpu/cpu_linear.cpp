@@ -74,6 +74,7 @@ void CpuBackend::linear(Rows x, std::span<const Projection> projections) {
                        .accumulate = p->accumulate};
     if (few && weight.in_place()) {
       task.weight = weight.data + output * weight.row_bytes();
+      task.from_memory = true;
       kernels_.linear[static_cast<int>(weight.format)](task);
       return;
     }

@@ -8,7 +8,14 @@
 namespace qwen::cpu {
 namespace {
 
+// Blocks have the same order in both enumerations.
+Format block_format_of(DType dtype) {
+  return static_cast<Format>(kFirstBlockFormat + static_cast<int>(dtype) - static_cast<int>(DType::q4_0));
+}
+static_assert(static_cast<int>(DType::q6_k) - static_cast<int>(DType::q4_0) == kBlockFormats - 1);
+
 Format format_of(const TensorView& tensor) {
+  if (is_blocked(tensor.dtype)) return block_format_of(tensor.dtype);
   switch (tensor.dtype) {
     case DType::f32:
       return Format::f32;
@@ -18,7 +25,7 @@ Format format_of(const TensorView& tensor) {
       return Format::bf16;
     default:
       fail(Status::unsupported, "tensor ", quote(tensor.name), " in ", tensor.source, " has dtype ",
-           dtype_name(tensor.dtype), "; the CPU backend takes F32, F16 and BF16");
+           dtype_name(tensor.dtype), "; the CPU backend takes F32, F16, BF16 and the blocks of GGUF files");
   }
 }
 
@@ -43,6 +50,16 @@ CpuWeight::CpuWeight(const TensorView& tensor, WeightUse use, Precision precisio
   width = 1;
   for (size_t i = 1; i < rank; ++i) width *= tensor.shape[i];
   row_stride_ = tensor.row_stride > 0 ? tensor.row_stride : width;
+  if (is_blocked(format)) {
+    const auto [in_block, block_bytes] = dtype_block(tensor.dtype);
+    if (use != WeightUse::matrix || width % in_block != 0 ||
+        tensor.bytes != static_cast<size_t>(outputs * width / in_block) * block_bytes)
+      fail(Status::unsupported, "tensor ", quote(tensor.name), " in ", tensor.source, " is ",
+           dtype_name(tensor.dtype), " of shape ", shape_text(tensor.shape), " in ", tensor.bytes,
+           " bytes; a matrix with rows of whole blocks of ", in_block, " elements and ", block_bytes,
+           " bytes is expected");
+    return;
+  }
   const int64_t spanned = outputs == 0 ? 0 : (outputs - 1) * row_stride_ + width;
   if (tensor.bytes != static_cast<size_t>(spanned * element_bytes())) {
     fail(Status::invalid_file, "tensor ", quote(tensor.name), " in ", tensor.source, " has ", tensor.bytes,
@@ -112,9 +129,34 @@ void CpuWeight::widen(const Kernels& kernels, const Panel& panel, float* to, int
     }
     return;
   }
+  if (is_blocked(format)) return widen_blocks(kernels, panel, to, stride);
   const std::byte* const source = data + panel.output * row_bytes() + panel.input * element_bytes();
   for (int64_t n = 0; n < panel.outputs; ++n)
     kernels.widen[static_cast<int>(format)](source + n * row_bytes(), panel.inputs, to + n * stride);
+}
+
+void CpuWeight::widen_blocks(const Kernels& kernels, const Panel& panel, float* to, int64_t stride) const {
+  const auto widen = kernels.widen_blocks[static_cast<int>(format) - kFirstBlockFormat];
+  const int64_t elements = block_elements(format), bytes = block_bytes(format);
+  for (int64_t n = 0; n < panel.outputs; ++n) {
+    const std::byte* const row = data + (panel.output + n) * (width / elements) * bytes;
+    float* out = to + n * stride;
+    for (int64_t i = panel.input, end = i + panel.inputs; i < end;) {
+      const std::byte* const block = row + i / elements * bytes;
+      const int64_t whole = i % elements == 0 ? (end - i) / elements : 0;
+      int64_t done = whole * elements;
+      if (whole > 0) {
+        widen(block, whole, out);
+      } else {  // a panel may begin or end inside a block
+        float values[kMaxBlockElements];
+        widen(block, 1, values);
+        done = std::min(elements - i % elements, end - i);
+        std::copy_n(values + i % elements, done, out);
+      }
+      out += done;
+      i += done;
+    }
+  }
 }
 
 }  // namespace qwen::cpu

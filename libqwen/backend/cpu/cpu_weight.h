@@ -20,7 +20,7 @@ class CpuWeight final : public Weight {
   explicit CpuWeight(const QuantizedTensor& tensor);
 
   // Kernels can read the matrix where it lies; any other one they get in panels.
-  bool in_place() const { return !quantized_ && !transposed_; }
+  bool in_place() const { return !is_quantized(format) && !transposed_; }
 
   // Part of a matrix as float32: to[n * stride + i] = weight[panel.output + n][panel.input + i].
   void widen(const Kernels& kernels, const Panel& panel, float* to, int64_t stride) const;
@@ -40,6 +40,7 @@ class CpuWeight final : public Weight {
  private:
   void keep_as_floats(const TensorView& tensor, WeightUse use, const Kernels& kernels);
   void keep_as_bf16(const TensorView& tensor, const Kernels& kernels);
+  void widen_blocks(const Kernels& kernels, const Panel& panel, float* to, int64_t stride) const;
 
   int64_t row_stride_ = 0;  // elements, transposed
   bool transposed_ = false;

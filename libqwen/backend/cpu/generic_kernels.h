@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "backend/cpu/block_kernels.h"
 #include "backend/cpu/kernels.h"
 
 namespace qwen::cpu {
@@ -18,7 +19,6 @@ namespace {
 constexpr int64_t element_bytes(Format format) {
   return format == Format::f32 ? 4 : 2;
 }
-constexpr int kFewRows = 4;  // tiles of so few rows wait for memory, larger ones for the multipliers
 constexpr int64_t at_least(int64_t a, int64_t b) {
   return a > b ? a : b;
 }
@@ -46,8 +46,9 @@ inline typename S::V exp(typename S::V x) {
 
 // ---- linear ----
 
-// Rows [row, row + M) x outputs [output, output + N) of the task.
-template <class S, Format F, int M, int N>
+// Rows [row, row + M) x outputs [output, output + N) of the task. P: the weights come from memory, and a row of them is too
+// short a stream for the hardware's prefetcher.
+template <class S, Format F, int M, int N, bool P>
 inline void linear_tile(const LinearTask& task, int64_t row, int64_t output) {
   using V = typename S::V;
   const int64_t k = task.k, stride = task.weight_stride * element_bytes(F);
@@ -90,8 +91,7 @@ inline void linear_tile(const LinearTask& task, int64_t row, int64_t output) {
         [&](int m) __attribute__((always_inline)) { return S::load(x + m * task.x_stride + i); },
         [&](int n) __attribute__((always_inline)) {
           const std::byte* const w = weight + n * stride + i * element_bytes(F);
-          // Few rows wait for memory: a weight row is too short a stream for the hardware's prefetcher.
-          if constexpr (M <= kFewRows) __builtin_prefetch(w + N * stride);
+          if constexpr (P) __builtin_prefetch(w + N * stride);
           return S::template widen<F>(w);
         });
   }
@@ -126,14 +126,25 @@ inline void linear_tile(const LinearTask& task, int64_t row, int64_t output) {
   }
 }
 
-// All rows from `row` on, M at a time, the remainder in smaller tiles.
+// M rows, all outputs.
+template <class S, Format F, int M, bool P>
+inline void linear_outputs(const LinearTask& task, int64_t row) {
+  constexpr int N = S::tile_outputs(M);
+  int64_t n = 0;
+  for (; n + N <= task.outputs; n += N) linear_tile<S, F, M, N, P>(task, row, n);
+  for (; n < task.outputs; ++n) linear_tile<S, F, M, 1, P>(task, row, n);
+}
+
+// All rows from `row` on, M at a time, the remainder in smaller tiles. The first ones bring the weights from memory into the
+// cache.
 template <class S, Format F, int M>
 inline void linear_rows(const LinearTask& task, int64_t row) {
-  constexpr int N = S::tile_outputs(M);
   for (; row + M <= task.rows; row += M) {
-    int64_t n = 0;
-    for (; n + N <= task.outputs; n += N) linear_tile<S, F, M, N>(task, row, n);
-    for (; n < task.outputs; ++n) linear_tile<S, F, M, 1>(task, row, n);
+    if (row == 0 && task.from_memory) {
+      linear_outputs<S, F, M, true>(task, row);
+    } else {
+      linear_outputs<S, F, M, false>(task, row);
+    }
   }
   if constexpr (M > 1) {
     if (row < task.rows) linear_rows<S, F, (M > 4 ? 4 : M / 2)>(task, row);
@@ -587,6 +598,10 @@ constexpr Kernels vector_kernels() {
       .linear = {linear<S, Format::f32>, linear<S, Format::f16>, linear<S, Format::bf16>},
       .attention = {attention<S, Format::f32>, nullptr, attention<S, Format::bf16>},
       .widen = {widen<S, Format::f32>, widen<S, Format::f16>, widen<S, Format::bf16>},
+      .widen_blocks = {widen_blocks<Format::q4_0>, widen_blocks<Format::q4_1>, widen_blocks<Format::q5_0>,
+                       widen_blocks<Format::q5_1>, widen_blocks<Format::q8_0>, widen_blocks<Format::q2_k>,
+                       widen_blocks<Format::q3_k>, widen_blocks<Format::q4_k>, widen_blocks<Format::q5_k>,
+                       widen_blocks<Format::q6_k>},
       .narrow_bf16 = narrow_bf16<S>,
       .rms_norm = rms_norm<S>,
       .silu_mul = silu_mul<S>,

@@ -17,13 +17,45 @@ namespace qwen::cpu {
 
 enum class Isa : uint8_t;  // isa.h
 
-// How a weight or a cache lies in memory. Kernels read the plain formats; the quantised ones (cpu_dequantize.h) become
-// f32 panels first.
-enum class Format : uint8_t { f32, f16, bf16, fp8, gptq, awq };
+// How a weight or a cache lies in memory. Kernels read the plain formats; the quantised ones (cpu_dequantize.h, and the
+// blocks of GGUF files) become f32 panels first.
+enum class Format : uint8_t {
+  f32,
+  f16,
+  bf16,
+  fp8,
+  gptq,
+  awq,
+  q4_0,
+  q4_1,
+  q5_0,
+  q5_1,
+  q8_0,
+  q2_k,
+  q3_k,
+  q4_k,
+  q5_k,
+  q6_k
+};
 inline constexpr int kPlainFormats = 3;
-inline constexpr int kFormats = 6;
+inline constexpr int kFirstBlockFormat = 6;
+inline constexpr int kFormats = 16;
+inline constexpr int kBlockFormats = kFormats - kFirstBlockFormat;
 static constexpr bool is_quantized(Format format) {
   return static_cast<int>(format) >= kPlainFormats;
+}
+static constexpr bool is_blocked(Format format) {
+  return static_cast<int>(format) >= kFirstBlockFormat;
+}
+
+// Elements and bytes of a block, as dtype_block of checkpoint/tensor.h has them (asserted by a test).
+static constexpr int64_t kMaxBlockElements = 256;
+static constexpr int64_t block_elements(Format format) {
+  return format >= Format::q2_k ? 256 : 32;
+}
+static constexpr int64_t block_bytes(Format format) {
+  constexpr int64_t kBytes[kBlockFormats] = {18, 20, 22, 24, 34, 84, 110, 144, 176, 210};
+  return is_blocked(format) ? kBytes[static_cast<int>(format) - kFirstBlockFormat] : 0;
 }
 
 // kCacheBlock of batch.h (asserted in cpu_backend.cpp), which these units do not include.
@@ -48,6 +80,7 @@ struct LinearTask {
   float* out = nullptr;         // [rows, outputs]
   int64_t out_stride = 0;
   bool accumulate = false;
+  bool from_memory = false;  // the weights are not in a cache: a hint
   bool resume = false;
   bool suspend = false;
   float* partial = nullptr;  // [rows, outputs, kMaxLanes], 64-byte aligned; used by slices only
@@ -127,6 +160,8 @@ struct Kernels {
   void (*linear[kPlainFormats])(const LinearTask& task);        // by the weight's format
   void (*attention[kPlainFormats])(const AttentionTask& task);  // by the cache's format; f16 is absent
   void (*widen[kPlainFormats])(const std::byte* from, int64_t n, float* to);
+  // Blocks one behind the other, by Format - kFirstBlockFormat. The same bits at every level (block_kernels.h).
+  void (*widen_blocks[kBlockFormats])(const std::byte* from, int64_t blocks, float* to);
   void (*narrow_bf16)(const float* from, int64_t n, uint16_t* to);  // to nearest even, NaN stays NaN
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);

@@ -1,4 +1,5 @@
-// The portable level is the naive twins themselves, in float.
+// The portable level is the naive twins themselves, in float; but for the blocks, whose plain loops serve every level.
+#include "backend/cpu/block_kernels.h"
 #include "backend/cpu/isa.h"
 #include "backend/cpu/kernels.h"
 #include "backend/reference/reference.h"
@@ -13,6 +14,10 @@ const Kernels& portable_kernels() {
                  naive::linear<float, Format::bf16>},
       .attention = {naive::attention<float, Format::f32>, nullptr, naive::attention<float, Format::bf16>},
       .widen = {naive::widen<Format::f32>, naive::widen<Format::f16>, naive::widen<Format::bf16>},
+      .widen_blocks = {widen_blocks<Format::q4_0>, widen_blocks<Format::q4_1>, widen_blocks<Format::q5_0>,
+                       widen_blocks<Format::q5_1>, widen_blocks<Format::q8_0>, widen_blocks<Format::q2_k>,
+                       widen_blocks<Format::q3_k>, widen_blocks<Format::q4_k>, widen_blocks<Format::q5_k>,
+                       widen_blocks<Format::q6_k>},
       .narrow_bf16 = naive::narrow_bf16,
       .rms_norm = naive::rms_norm<float>,
       .silu_mul = naive::silu_mul<float>,

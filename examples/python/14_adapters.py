@@ -1,6 +1,6 @@
 """LoRA adapters beside each other: one model, and each request says who answers.
 
-python examples/python/13_adapters.py [MODEL ADAPTER...]
+python examples/python/14_adapters.py [MODEL ADAPTER...]
 
 Without arguments: the demo model, and two adapters for it that PEFT has trained (examples/train_demo_adapters.py).
 """
