@@ -147,14 +147,16 @@ class Engine:
         error = ffi.new("qwen_error **")
         info = ffi.new("qwen_adapter_info *")
         found: list[AdapterInfo] = []
+        after = ffi.NULL
         with self.handle.use() as engine:
             while True:
                 info.struct_size = ffi.sizeof("qwen_adapter_info")
-                status = lib.qwen_engine_adapter_info_get(engine, len(found), info, error)
+                status = lib.qwen_engine_adapter_info_get(engine, after, info, error)
                 if status == lib.QWEN_ERR_NOT_FOUND:
                     lib.qwen_error_free(error[0])
                     return found
                 check(status, error)
+                after = info.name  # lives as long as the engine
                 found.append(
                     AdapterInfo(
                         **{row.name: _plain(ffi, row.type, getattr(info, row.name)) for row in fields(AdapterInfo)}

@@ -27,13 +27,13 @@ int32_t qwen_engine_unload_adapter(qwen_engine* engine, const char* name, qwen_e
   });
 }
 
-int32_t qwen_engine_adapter_info_get(const qwen_engine* engine, size_t index, qwen_adapter_info* info,
+int32_t qwen_engine_adapter_info_get(const qwen_engine* engine, const char* after, qwen_adapter_info* info,
                                      qwen_error** error) {
   return api::guard(error, [&] {
     api::require(engine, "engine");
     engine->owner.check("engine");
-    const auto adapter = engine->engine.adapters().at(index);
-    if (!adapter) fail(Status::not_found, "adapter index ", index, " is past the last one");
+    const auto adapter = engine->engine.adapters().next(after ? after : "");
+    if (!adapter) fail(Status::not_found, "there is no adapter behind ", quote(after ? after : ""));
     api::write_struct(info,
                       {.struct_size = 0,
                        .rank = static_cast<int32_t>(adapter->rank),

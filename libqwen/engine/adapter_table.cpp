@@ -1,7 +1,5 @@
 #include "engine/adapter_table.h"
 
-#include <iterator>
-
 #include "base/error.h"
 #include "base/log.h"
 
@@ -46,10 +44,10 @@ std::shared_ptr<const Adapter> AdapterTable::find(std::string_view name) const {
   return found->second;
 }
 
-std::shared_ptr<const Adapter> AdapterTable::at(size_t index) const {
+std::shared_ptr<const Adapter> AdapterTable::next(std::string_view name) const {
   const std::lock_guard lock(mutex_);
-  if (index >= adapters_.size()) return nullptr;
-  return std::next(adapters_.begin(), static_cast<std::ptrdiff_t>(index))->second;
+  const auto found = adapters_.upper_bound(name);
+  return found == adapters_.end() ? nullptr : found->second;
 }
 
 void AdapterTable::check_unused(std::string_view name) const {

@@ -22,8 +22,8 @@ class AdapterTable {
   void unload(std::string_view name);
   // "": none, which is null. Throws Error(invalid_argument) for a name that is not loaded.
   std::shared_ptr<const Adapter> find(std::string_view name) const;
-  // The index-th in the order of the names; null past the last one.
-  std::shared_ptr<const Adapter> at(size_t index) const;
+  // The one behind this name in the order of the names, "": the first; null past the last one.
+  std::shared_ptr<const Adapter> next(std::string_view name) const;
 
  private:
   void check_unused(std::string_view name) const;

@@ -455,7 +455,7 @@ void test_adapters(const std::string& folder, const std::string& adapter) {
   engine.load_adapter(adapter, "code");
   qwen_adapter_info info{};
   info.struct_size = sizeof info;
-  CHECK(qwen_engine_adapter_info_get(engine.get(), 1, &info, nullptr) == QWEN_OK);
+  CHECK(qwen_engine_adapter_info_get(engine.get(), "code", &info, nullptr) == QWEN_OK);
   CHECK(info.name == std::string("law") && info.path == adapter && info.rank == 4 && info.parameters > 0);
   qwen::Options with = greedy();
   with.set("adapter", "law");

@@ -172,7 +172,7 @@ static void engine_calls(void) {
   qwen_adapter_info adapter = {.struct_size = sizeof adapter};
   REFUSED(INVALID_ARGUMENT, qwen_engine_load_adapter(NULL, "/", "name", E));
   REFUSED(INVALID_ARGUMENT, qwen_engine_unload_adapter(NULL, "name", E));
-  REFUSED(INVALID_ARGUMENT, qwen_engine_adapter_info_get(NULL, 0, &adapter, E));
+  REFUSED(INVALID_ARGUMENT, qwen_engine_adapter_info_get(NULL, NULL, &adapter, E));
 }
 
 static void prompt_calls(void) {
@@ -321,7 +321,8 @@ static void calls_on_a_model(const char *folder) {
   REFUSED(NOT_FOUND, qwen_engine_load_adapter(engine, folder, "name", E)); /* a model is no adapter */
   REFUSED(INVALID_ARGUMENT, qwen_engine_unload_adapter(engine, NULL, E));
   REFUSED(INVALID_ARGUMENT, qwen_engine_unload_adapter(engine, "name", E));
-  REFUSED(NOT_FOUND, qwen_engine_adapter_info_get(engine, 0, &adapter, E));
+  REFUSED(NOT_FOUND, qwen_engine_adapter_info_get(engine, NULL, &adapter, E));
+  REFUSED(NOT_FOUND, qwen_engine_adapter_info_get(engine, "x", &adapter, E));
   REFUSED(INVALID_ARGUMENT, qwen_engine_new(model, NULL, NULL, E));
 
   REFUSED(INVALID_ARGUMENT, qwen_tokenizer_encode(tokenizer, NULL, 1, 0, &id, 1, &count, E));

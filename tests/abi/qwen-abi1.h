@@ -337,8 +337,9 @@ QWEN_API int32_t qwen_engine_load_adapter(qwen_engine *engine, const char *path,
 /* From now on no request can name it; those that have, under way or not, go on with it. Its memory goes with the last of them.
  * QWEN_ERR_INVALID_ARGUMENT: there is none of this name. Any thread. */
 QWEN_API int32_t qwen_engine_unload_adapter(qwen_engine *engine, const char *name, qwen_error **error);
-/* index 0, 1, … in the order of the names; QWEN_ERR_NOT_FOUND past the last one. */
-QWEN_API int32_t qwen_engine_adapter_info_get(const qwen_engine *engine, size_t index, qwen_adapter_info *info,
+/* The one behind the name `after` in the order of the names; NULL: the first. QWEN_ERR_NOT_FOUND past the last one. So a list
+ * misses none, whatever other threads load and unload meanwhile. */
+QWEN_API int32_t qwen_engine_adapter_info_get(const qwen_engine *engine, const char *after, qwen_adapter_info *info,
                                               qwen_error **error);
 
 /* ------------------------------------------------------------------ prompt
