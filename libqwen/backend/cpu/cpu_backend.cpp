@@ -183,6 +183,16 @@ void CpuBackend::gather(Rows x, std::span<const int32_t> rows, Rows out) {
   }
 }
 
+void CpuBackend::scatter_add(Rows x, std::span<const int32_t> rows, float scale, Rows out) {
+  for_rows(x.rows, x.width, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      float* const to = row(out, rows[static_cast<size_t>(i)]);
+      const float* const from = row(x, i);
+      for (int64_t n = 0; n < x.width; ++n) to[n] += scale * from[n];
+    }
+  });
+}
+
 void CpuBackend::read(Rows x, float* host) {
   std::memcpy(host, x.data, static_cast<size_t>(x.rows * x.width) * sizeof(float));
 }

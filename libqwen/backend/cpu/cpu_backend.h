@@ -60,6 +60,7 @@ class CpuBackend final : public Backend {
   void moe(Workspace& workspace, Rows x, const MoeArgs& args, Rows out) override;
   void add(Rows x, const Rows* gate, Rows out) override;
   void gather(Rows x, std::span<const int32_t> rows, Rows out) override;
+  void scatter_add(Rows x, std::span<const int32_t> rows, float scale, Rows out) override;
   void read(Rows x, float* host) override;
 
  private:
