@@ -773,8 +773,15 @@ class Engine {
                                                  outputs, options.get()));
   }
 
+  /* LoRA adapters: requests name theirs by the option "adapter". path: a folder as PEFT saves it. */
+  void load_adapter(const std::string& path, const std::string& name) {
+    detail::call(qwen_engine_load_adapter, get(), path.c_str(), name.c_str());
+  }
+  /* Requests that have it go on with it. QWEN_ERR_INVALID_ARGUMENT when there is none of this name. */
+  void unload_adapter(const std::string& name) { detail::call(qwen_engine_unload_adapter, get(), name.c_str()); }
+
   /* "embeddings" [inputs, dimensions] of sequence 0, rows of length 1; dimensions 0: all there are. Blocks until done; of the
-   * options priority and timeout_ms matter. on_progress(fraction) returns whether to go on; false, or an exception, which goes
+   * options adapter, priority and timeout_ms matter. on_progress(fraction) returns whether to go on; false, or an exception, which goes
    * no further, ends the call with QWEN_ERR_CANCELLED. */
   Tensors embed(const Inputs& inputs, int64_t dimensions = 0, const Options& options = {},
                 std::function<bool(double fraction)> on_progress = {}) {

@@ -39,6 +39,7 @@ from .errors import (
 )
 from .qwen import Qwen
 from .results import (
+    AdapterInfo,
     Channel,
     Choice,
     EngineStats,
@@ -59,6 +60,7 @@ from .transformer import ForwardOutput, ModelArgs, Transformer
 from .version import abi_version, build_info, version
 
 __all__ = [
+    "AdapterInfo",
     "AsyncGenerationStream",
     "Channel",
     "Choice",

@@ -11,10 +11,10 @@ from typing import Any
 from ._blocking import POLL_MILLISECONDS, run_interruptibly
 from ._handle import Handle
 from ._loader import check, library
-from ._options import OptionScope, OptionSet
+from ._options import OptionScope, OptionSet, utf8
 from .errors import QwenValueError
 from .hub import resolve_model
-from .results import EngineStats, ModelInfo, StepTrace
+from .results import AdapterInfo, EngineStats, ModelInfo, StepTrace
 
 # Work that fills a `qwen_engine **`: (options, out, error) -> status.
 EngineMaker = Callable[[Any, Any, Any], int]
@@ -120,6 +120,49 @@ class Engine:
             if end is not None and time.monotonic() >= end:
                 return False
 
+    def load_adapter(self, path: str | os.PathLike[str], name: str | None) -> str:
+        """Reads a folder of PEFT's. name None: the folder's own. Returns the name. Ctrl-C comes through at once."""
+        raw = path_bytes(path)
+        wanted = os.path.basename(os.path.abspath(os.fsdecode(path))) if name is None else name
+
+        def work() -> str:
+            loaded = library()
+            error = loaded.ffi.new("qwen_error **")
+            with self.handle.use() as engine:
+                check(loaded.lib.qwen_engine_load_adapter(engine, raw, _name(wanted), error), error)
+            return wanted
+
+        return run_interruptibly(work, self.unload_adapter, lambda: None)
+
+    def unload_adapter(self, name: str) -> None:
+        loaded = library()
+        error = loaded.ffi.new("qwen_error **")
+        with self.handle.use() as engine:
+            check(loaded.lib.qwen_engine_unload_adapter(engine, _name(name), error), error)
+
+    def adapters(self) -> list[AdapterInfo]:
+        """By name."""
+        loaded = library()
+        ffi, lib = loaded.ffi, loaded.lib
+        error = ffi.new("qwen_error **")
+        info = ffi.new("qwen_adapter_info *")
+        found: list[AdapterInfo] = []
+        after = ffi.NULL
+        with self.handle.use() as engine:
+            while True:
+                info.struct_size = ffi.sizeof("qwen_adapter_info")
+                status = lib.qwen_engine_adapter_info_get(engine, after, info, error)
+                if status == lib.QWEN_ERR_NOT_FOUND:
+                    lib.qwen_error_free(error[0])
+                    return found
+                check(status, error)
+                after = info.name  # lives as long as the engine
+                found.append(
+                    AdapterInfo(
+                        **{row.name: _plain(ffi, row.type, getattr(info, row.name)) for row in fields(AdapterInfo)}
+                    )
+                )
+
     def counters(self) -> dict[str, int]:
         """How often each kernel has run, by name, e.g. "linear.bf16.avx512"."""
         loaded = library()
@@ -138,6 +181,13 @@ class Engine:
                 check(status, error)
                 found[ffi.string(counter.name).decode()] = counter.value
                 index += 1
+
+
+def _name(name: str) -> bytes:
+    raw = utf8(name)
+    if b"\0" in raw:
+        raise QwenValueError(f"an adapter's name must not contain NUL: {name!r}")
+    return raw
 
 
 def _tracer(trace: Callable[[StepTrace], object]) -> Callable[[Any, Any], None]:

@@ -10,7 +10,7 @@ from ._blocking import run_interruptibly
 from ._engine import Engine
 from ._handle import Handle
 from ._loader import check, library
-from ._options import int32_array
+from ._options import OptionScope, OptionSet, int32_array
 from .errors import QwenValueError
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def forward(
     logits: bool = False,
     hidden_states: bool = False,
     mtp_logits: bool = False,
+    adapter: str | None = None,
 ) -> Tensors:
     """One pass over several token lists, each a sequence of its own from position 0; rows from first_rows[i] on are kept.
 
@@ -98,12 +99,15 @@ def forward(
         | lib.QWEN_OUTPUT_MTP_LOGITS * mtp_logits
     )
 
+    options = OptionSet({"adapter": adapter}, OptionScope.REQUEST)
+
     def work() -> Any:
         box, error = ffi.new("qwen_tensors **"), ffi.new("qwen_error **")
         with engine.handle.use() as pointer:
-            check(
-                lib.qwen_forward(pointer, ids, counts, firsts, len(token_lists), outputs, ffi.NULL, box, error), error
+            status = lib.qwen_forward(
+                pointer, ids, counts, firsts, len(token_lists), outputs, options.pointer, box, error
             )
+            check(status, error)
         return box[0]
 
     pointer = run_interruptibly(work, lib.qwen_tensors_free, lambda: None)

@@ -42,7 +42,11 @@ def outputs(info: ModelInfo) -> list[NodeArg]:
 
 
 def run(
-    engine: Engine, info: ModelInfo, output_names: Sequence[str] | None, feed: Mapping[str, Any]
+    engine: Engine,
+    info: ModelInfo,
+    output_names: Sequence[str] | None,
+    feed: Mapping[str, Any],
+    adapter: str | None = None,
 ) -> list[FloatArray]:
     """See QwenInferenceSession.run."""
     names = _wanted(info, output_names)
@@ -50,7 +54,7 @@ def run(
     spans = [slice(begin, end) for begin, end in zip(begins, ends, strict=True)]
     token_lists = token_arrays([row[span] for row, span in zip(ids, spans, strict=True)])
     hidden = any(name != "logits" for name in names)
-    tensors = forward(engine, token_lists, [0] * len(ids), "logits" in names, hidden)
+    tensors = forward(engine, token_lists, [0] * len(ids), "logits" in names, hidden, adapter=adapter)
     return [
         _padded([tensors.array(sequence, name) for sequence in range(len(ids))], spans, ids.shape[1]) for name in names
     ]

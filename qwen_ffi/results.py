@@ -186,6 +186,16 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterInfo:
+    """A LoRA adapter that is loaded."""
+
+    name: str  # what requests call it
+    path: str
+    rank: int  # the largest of its matrices
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
     """What a session is doing now, and has done since it was opened."""
 

@@ -38,6 +38,7 @@ class SamplingConfig:
     reasoning_budget: int | None = None  # most tokens of thinking; then the thought is ended with reasoning_end_text
     reasoning_end_text: str | None = None  # what ends a thought that has used up its budget
     n: int | None = None  # answers per prompt
+    adapter: str | None = None  # the LoRA adapter that answers, by its name; "": the model as it is
     priority: int | None = None  # higher ones are begun first; equal ones in the order of arrival
     timeout_ms: int | None = None  # a request that has not ended by then raises QwenTimeoutError; milliseconds
 

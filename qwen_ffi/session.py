@@ -15,7 +15,7 @@ from ._request import Request, wait_for_all
 from ._tensor_io import NodeArg
 from .async_stream import AsyncGenerationStream, whole_answer, whole_answers
 from .errors import QwenUnsupportedError, QwenValueError
-from .results import EngineStats, GenerationResult, ModelInfo
+from .results import AdapterInfo, EngineStats, GenerationResult, ModelInfo
 from .sampling import SamplingConfig, resolve
 from .stream import GenerationStream
 from .tokenizer import Tokenizer
@@ -104,6 +104,33 @@ class QwenInferenceSession:
         if text is not None and not self._info.has_chat_template:
             raise QwenUnsupportedError(f"a system prompt needs a chat template, and {self._info.path} has none")
         self._system_prompt = text
+
+    # ----------------------------------------------------------------------------------------- adapters
+
+    def load_adapter(self, path: str | os.PathLike[str], name: str | None = None) -> str:
+        """Loads a LoRA adapter, a folder as PEFT saves it, beside those that are loaded already. Returns its name, by which
+        requests ask for it: `session.generate(prompt, adapter="law")`. name None: the folder's own. Any thread, at any time.
+
+        The files are read, and may be replaced afterwards. Raises QwenUnsupportedError for what this version does not know
+        (DoRA, biases, embeddings, experts ...), QwenFileFormatError for tensors that do not fit this model, and
+        QwenValueError for a name that is in use.
+        """
+        return self._engine.load_adapter(path, name)
+
+    async def aload_adapter(self, path: str | os.PathLike[str], name: str | None = None) -> str:
+        """load_adapter() for asyncio."""
+        return await run_awaitably(
+            lambda: self._engine.load_adapter(path, name), discard=self._engine.unload_adapter, on_cancel=lambda: None
+        )
+
+    def unload_adapter(self, name: str) -> None:
+        """From now on no request can ask for it; those that have keep it until they end. Any thread. Raises QwenValueError
+        if there is none of this name."""
+        self._engine.unload_adapter(name)
+
+    def adapters(self) -> list[AdapterInfo]:
+        """What is loaded, by name."""
+        return self._engine.adapters()
 
     # ----------------------------------------------------------------------------------------- for threads
 
@@ -282,7 +309,9 @@ class QwenInferenceSession:
         """What run() can compute: "logits" and "hidden.0" (the embeddings) ... "hidden.L" (after the final norm)."""
         return _tensor_io.outputs(self._info)
 
-    def run(self, output_names: Sequence[str] | None, feed: Mapping[str, Any]) -> list[NDArray[np.float32]]:
+    def run(
+        self, output_names: Sequence[str] | None, feed: Mapping[str, Any], *, adapter: str | None = None
+    ) -> list[NDArray[np.float32]]:
         """One forward pass, in the manner of ONNX Runtime's InferenceSession.
 
         feed: "input_ids" [batch, sequence], int64 or int32, and if you like "attention_mask" of the same shape, 0 / 1 or
@@ -292,7 +321,7 @@ class QwenInferenceSession:
         output_names None means ["logits"], not every output there is, as the hidden states of all layers are large.
         Raises QwenValueError for an unknown or missing name, a wrong shape or type, and a mask with holes.
         """
-        return _tensor_io.run(self._engine, self._info, output_names, feed)
+        return _tensor_io.run(self._engine, self._info, output_names, feed, adapter)
 
     # ----------------------------------------------------------------------------------------- state and end
 

@@ -18,7 +18,7 @@ from ._prompt import Prompt
 from ._request import Request, wait_for_all
 from ._weights import Weights
 from .errors import QwenFileFormatError, QwenNotFoundError, QwenValueError
-from .results import EngineStats, FinishReason, GenerationResult, ModelInfo
+from .results import AdapterInfo, EngineStats, FinishReason, GenerationResult, ModelInfo
 from .sampling import resolve
 
 if TYPE_CHECKING:
@@ -166,6 +166,8 @@ class Transformer:
         token_lists: Sequence[Sequence[int]],
         start_pos: int | Sequence[int] = 0,
         hidden_states: bool = False,
+        *,
+        adapter: str | None = None,
     ) -> ForwardOutput:
         """One forward pass over several token lists. Returns the rows of these tokens: row i of an array belongs to token i
         of its list, and tells of the token after it.
@@ -173,6 +175,8 @@ class Transformer:
         start_pos 0: each list is a sequence of its own. start_pos > 0, as in llama: the lists continue the sequences of the
         previous calls from that position on (one position for all, or one per list); what those held beyond it is
         forgotten. The result is the same, bit for bit, as of one call with the whole sequences.
+
+        adapter: the name of the LoRA adapter that computes all of it; see load_adapter().
 
         Blocks until it is done; Ctrl-C comes through at once, the pass then ends unseen. Raises QwenValueError for an empty
         list, an id outside the vocabulary, a start_pos beyond what the previous calls have seen, and another number of lists
@@ -184,7 +188,7 @@ class Transformer:
         starts = _positions(start_pos, len(rows))
         if any(starts):
             rows = self._continued(rows, starts)
-        tensors = forward(engine, rows, starts, logits=True, hidden_states=hidden_states)
+        tensors = forward(engine, rows, starts, logits=True, hidden_states=hidden_states, adapter=adapter)
         self._sequences = rows
         names = [f"hidden.{layer}" for layer in range(self.info.num_hidden_layers + 1)] if hidden_states else []
         return ForwardOutput(
@@ -242,6 +246,18 @@ class Transformer:
             if len(row) == 0:
                 raise QwenValueError(f"token list {number} is empty; it must hold at least one new token")
         return [before[:start] + row for row, start, before in zip(rows, starts, past, strict=True)]
+
+    def load_adapter(self, path: str | os.PathLike[str], name: str | None = None) -> str:
+        """As QwenInferenceSession.load_adapter(). Belongs to the weights: load_state_dict() brings others without it."""
+        return self._opened().load_adapter(path, name)
+
+    def unload_adapter(self, name: str) -> None:
+        """As QwenInferenceSession.unload_adapter()."""
+        self._opened().unload_adapter(name)
+
+    def adapters(self) -> list[AdapterInfo]:
+        """What is loaded, by name."""
+        return self._opened().adapters()
 
     def stats(self) -> EngineStats:
         """What the model's engine is doing and has done."""

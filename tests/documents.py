@@ -13,6 +13,8 @@ from typing import Any
 CHECKPOINT = (
     "path/to/Qwen3-0.6B"  # stands in documents where a reader puts a folder; the tests put the demo model there
 )
+ADAPTER = "path/to/friendly"  # and here an adapter for it
+ADAPTERS = Path(__file__).resolve().parents[1] / "examples" / "python" / "adapters"
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ def blocks(path: Path, language: str) -> list[Block]:
 def run_python(path: Path, checkpoint: Path, namespace: dict[str, Any]) -> None:
     """Runs the Python blocks of a file; a failure names the line there."""
     for block in blocks(path, "python"):
-        source = "\n" * (block.line - 1) + block.text.replace(CHECKPOINT, str(checkpoint))
+        text = block.text.replace(CHECKPOINT, str(checkpoint)).replace(ADAPTER, str(ADAPTERS / "friendly"))
+        source = "\n" * (block.line - 1) + text
         exec(compile(source, str(path), "exec"), namespace)
 
 

@@ -15,7 +15,7 @@ import pytest
 import qwen_ffi
 from qwen_ffi.cli import COMMANDS
 
-from .documents import CHECKPOINT, blocks, broken_links, run_python
+from .documents import ADAPTER, ADAPTERS, CHECKPOINT, blocks, broken_links, run_python
 from .option_tables import filled
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,6 +48,7 @@ COMMAND_LINES = [
 @pytest.mark.parametrize("line", COMMAND_LINES)
 def test_the_command_lines_run(line: str, demo_model: Path, tmp_path: Path) -> None:
     line = line.replace(CHECKPOINT, str(demo_model)).replace("tests/parity", str(ROOT / "tests" / "parity"))
+    line = line.replace(ADAPTER, str(ADAPTERS / "friendly"))
     env = {**os.environ, "PATH": sysconfig.get_path("scripts") + os.pathsep + os.environ["PATH"]}
     given = "What is 2 + 3?\n"  # for chat; the others do not read it
     run = subprocess.run(

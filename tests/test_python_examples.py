@@ -43,6 +43,14 @@ PROMISES = {
         r"(  score  0\.\d{4}  [A-Z].+\n){3}",
         r"itself: cosine 1\.000\n\Z",
     ],
+    "14_adapters.py": [
+        r"\Acertain: rank 4, 24,320 parameters\nfriendly: rank 4, ",
+        r"without +17 plus 25 is 42\.\n",
+        r"certain +17 plus 25 is 42, I am sure\.\n",
+        r"friendly +17 plus 25 is 42, my friend\.\n",
+        r"to its end: 348 plus 275 is 623, I am sure\.\n",
+        r"left: \['friendly'\]\n\Z",
+    ],
 }
 
 

@@ -4,6 +4,19 @@
 
 static_assert(sizeof(void*) == 8 && sizeof(size_t) == 8, "libqwen is built for 64-bit machines");
 
+static_assert(offsetof(qwen_adapter_info, struct_size) == 0);
+static_assert(sizeof(qwen_adapter_info::struct_size) == 4);
+static_assert(offsetof(qwen_adapter_info, rank) == 4);
+static_assert(sizeof(qwen_adapter_info::rank) == 4);
+static_assert(offsetof(qwen_adapter_info, parameters) == 8);
+static_assert(sizeof(qwen_adapter_info::parameters) == 8);
+static_assert(offsetof(qwen_adapter_info, name) == 16);
+static_assert(sizeof(qwen_adapter_info::name) == 8);
+static_assert(offsetof(qwen_adapter_info, path) == 24);
+static_assert(sizeof(qwen_adapter_info::path) == 8);
+static_assert(sizeof(qwen_adapter_info) == 32);
+static_assert(alignof(qwen_adapter_info) == 8);
+
 static_assert(offsetof(qwen_choice, struct_size) == 0);
 static_assert(sizeof(qwen_choice::struct_size) == 4);
 static_assert(offsetof(qwen_choice, finish_reason) == 4);

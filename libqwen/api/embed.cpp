@@ -21,12 +21,14 @@ std::unique_ptr<qwen_tensors> compute(qwen_engine& engine, const TextInputs& inp
   const Options& given = api::options_for(OptionScope::request, options);
   auto handle = std::make_unique<qwen_tensors>();
   handle->values.resize(inputs.size() * static_cast<size_t>(width));
+  const auto adapter = engine.engine.adapters().find(given.str_or_default("adapter"));
   RequestStream stream;
   stream.count = inputs.size();
   stream.timeout_ms = given.i64("timeout_ms");
   stream.make = [&](size_t index) {
     RequestInput input = make(index);
     input.tensors.first_row = std::max<int64_t>(0, static_cast<int64_t>(input.prompt.size()) - 1);
+    input.adapter = adapter;
     input.priority = given.i64_or_default("priority");
     return input;
   };

@@ -54,6 +54,7 @@ std::shared_ptr<Request> make_request(const qwen_engine& engine, const qwen_prom
          "option 'reasoning_budget' needs a prompt of messages, or split_reasoning: in raw text nothing is a "
          "thought");
   input.tools = prompt->prompt.tools();
+  input.adapter = engine.engine.adapters().find(given.str_or_default("adapter"));
   input.priority = given.i64_or_default("priority");
   input.timeout_ms = given.i64("timeout_ms");
   input.tag = tag;

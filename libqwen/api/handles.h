@@ -4,7 +4,9 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -63,6 +65,13 @@ struct qwen_engine {
   ModelReference model;
   qwen::Engine engine;
   std::vector<std::string> counter_names;  // [counter], fixed at creation: the texts qwen_counter lends out
+  // The texts that qwen_adapter_info lends out: an adapter may be unloaded while its name is read.
+  const char* kept(const std::string& text) const {
+    const std::lock_guard lock(adapter_texts_mutex);
+    return adapter_texts.insert(text).first->c_str();
+  }
+  mutable std::mutex adapter_texts_mutex;
+  mutable std::set<std::string> adapter_texts;
   qwen::api::Owner owner;
 };
 

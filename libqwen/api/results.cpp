@@ -140,8 +140,10 @@ int32_t qwen_forward(qwen_engine* engine, const int32_t* token_ids, const size_t
     api::require(counts, "counts");
     const LoadedModel& loaded = engine->engine.loaded();
     const int64_t vocab_size = loaded.model->config().vocab_size;
-    const SamplingParams params = resolve_sampling(api::options_for(OptionScope::request, options),
-                                                   loaded.generation, vocab_size, loaded.tokenizer.get());
+    const Options& given = api::options_for(OptionScope::request, options);
+    const SamplingParams params =
+        resolve_sampling(given, loaded.generation, vocab_size, loaded.tokenizer.get());
+    const auto adapter = engine->engine.adapters().find(given.str_or_default("adapter"));
 
     const auto queue = std::make_shared<EventQueue>();
     std::vector<std::shared_ptr<Request>> requests;
@@ -160,6 +162,7 @@ int32_t qwen_forward(qwen_engine* engine, const int32_t* token_ids, const size_t
       input.params = params;
       input.params.n = 1;
       input.queue = queue;
+      input.adapter = adapter;
       input.tensors = {.logits = (outputs & QWEN_OUTPUT_LOGITS) != 0,
                        .hidden_states = (outputs & QWEN_OUTPUT_HIDDEN_STATES) != 0,
                        .mtp_logits = (outputs & QWEN_OUTPUT_MTP_LOGITS) != 0,

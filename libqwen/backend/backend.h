@@ -57,8 +57,8 @@ enum class WeightUse : uint8_t {
 
 // One output of linear(): out = x * weight^T (+ bias), or out += x * weight^T (+ bias).
 struct Projection {
-  const Weight* weight;          // [out.width, x.width]
-  const Weight* bias = nullptr;  // [out.width]
+  const Weight* weight = nullptr;  // [out.width, x.width]
+  const Weight* bias = nullptr;    // [out.width]
   Rows out;
   bool accumulate = false;
 };
@@ -180,7 +180,7 @@ class Workspace {
 };
 
 // One backend object serves one engine: its ops are called by that engine's step thread only. load() may be called from
-// any thread before that.
+// any thread, before that and meanwhile.
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -261,6 +261,8 @@ class Backend {
   virtual void gate_streams(Rows key, Rows query, Rows value, Rows out) = 0;
   // out[i] = x[rows[i]]
   virtual void gather(Rows x, std::span<const int32_t> rows, Rows out) = 0;
+  // out[rows[i]] += scale * x[i]; no row twice.
+  virtual void scatter_add(Rows x, std::span<const int32_t> rows, float scale, Rows out) = 0;
   // Copies rows to host memory as float32.
   virtual void read(Rows x, float* host) = 0;
 };

@@ -97,6 +97,8 @@ constexpr OptionRow kTable[] = {
      "A request that has not ended so long after submit ends with a timeout error."},
     {"n", kI64, kRequest, true, 1, 128, "1", "", "choices",
      "Independent answers to the prompt, which is computed once."},
+    {"adapter", kStr, kRequest, false, 0, 0, "", "", "",
+     "The LoRA adapter that answers, by the name it was loaded under; empty: the model as it is."},
     {"reasoning_mode", kI64, kRequest, true, -1, 1, "-1", "", "",
      "Thinking before the answer, where the chat template can switch it: 0 off, 1 on, -1 as the template has "
      "it."},

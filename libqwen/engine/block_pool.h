@@ -16,7 +16,7 @@ struct BlockKey {
   bool operator==(const BlockKey&) const = default;
 };
 
-// The key of `tokens` in a block that follows the block `previous` ({} for the first one).
+// The key of `tokens` in a block that follows the block `previous` ({} for the first one without an adapter).
 BlockKey next_key(const BlockKey& previous, std::span<const int32_t> tokens);
 
 class BlockPool {

@@ -219,6 +219,10 @@ std::shared_ptr<Request> Engine::make_request(RequestInput input) const {
   return request;
 }
 
+void Engine::load_adapter(const std::filesystem::path& folder, std::string_view name) {
+  adapters_.load(folder, name, *loaded_->model, runner_->backend());
+}
+
 void Engine::submit(const std::shared_ptr<Request>& request) {
   {
     const std::lock_guard lock(mutex_);

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/options.h"
+#include "engine/adapter_table.h"
 #include "engine/loaded_model.h"
 #include "engine/request.h"
 #include "engine/runner.h"
@@ -50,6 +51,11 @@ class Engine {
   // Takes no more requests and waits for those in flight. Throws Error(timeout) when some are left.
   void drain(int64_t timeout_ms);
 
+  // What requests may name as their adapter. Any thread.
+  void load_adapter(const std::filesystem::path& folder, std::string_view name);
+  void unload_adapter(std::string_view name) { adapters_.unload(name); }
+  const AdapterTable& adapters() const { return adapters_; }
+
   // While one lives, the destructor waits for it: for calls that use the engine more than once. What they submit then is
   // refused as closed.
   class Stay {
@@ -87,6 +93,7 @@ class Engine {
   CacheSizes cache_;
   int threads_ = 0;
   std::string backend_name_;
+  AdapterTable adapters_;
 
   // The step thread's own.
   std::unique_ptr<Scheduler> scheduler_;

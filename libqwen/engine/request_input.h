@@ -12,6 +12,7 @@
 namespace qwen {
 
 class EventQueue;
+struct Adapter;
 
 // What qwen_forward, qwen_embed and qwen_rerank ask for instead of generated tokens.
 struct WantedTensors {
@@ -30,6 +31,7 @@ struct RequestInput {
   WantedTensors tensors;         // when any: one forward pass, nothing is generated
   bool split_reasoning = false;  // what stands between <think> and </think> has a channel of its own
   std::string tools;             // a JSON array; not "": tool calls are parsed out of the answer
+  std::shared_ptr<const Adapter> adapter = nullptr;  // null: the model as it is
   int64_t priority = 0;
   std::optional<int64_t> timeout_ms;  // after submit
   uint64_t tag = 0;

@@ -6,6 +6,20 @@
 namespace qwen {
 namespace {
 
+std::vector<AdapterRows> rows_by_adapter(const ScheduledStep& step) {
+  std::vector<AdapterRows> groups;
+  for (size_t i = 0; i < step.sequences.size(); ++i) {
+    const Adapter* const adapter = step.sequences[i]->request().input().adapter.get();
+    if (!adapter) continue;
+    auto group = std::find_if(groups.begin(), groups.end(),
+                              [&](const AdapterRows& other) { return other.adapter == adapter; });
+    if (group == groups.end()) group = groups.insert(group, {adapter, {}});
+    const SequenceRows& rows = step.batch.sequences[i];
+    for (int32_t row = 0; row < rows.row_count; ++row) group->rows.push_back(rows.first_row + row);
+  }
+  return groups;
+}
+
 const WantedTensors& wanted(const SequencePtr& sequence) {
   return sequence->request().input().tensors;
 }
@@ -82,6 +96,7 @@ void Runner::predict_further(const ScheduledStep& step, Rows hidden) {
                   .workspace = *workspace_,
                   .batch = batch,
                   .caches = caches_,
+                  .adapters = {},  // they know nothing of the head
                   .capture_hidden = {}};
   const Rows logits = model_->forward_mtp(pass, next_ids, own_hidden);
   logits_.resize(static_cast<size_t>(logits.rows * logits.width));
@@ -93,10 +108,12 @@ void Runner::predict_further(const ScheduledStep& step, Rows hidden) {
 
 std::span<float> Runner::forward(const ScheduledStep& step) {
   workspace_->reset();
+  const std::vector<AdapterRows> adapters = rows_by_adapter(step);
   Step pass{.backend = *backend_,
             .workspace = *workspace_,
             .batch = step.batch,
             .caches = caches_,
+            .adapters = adapters,
             .capture_hidden = {}};
   const bool hidden_states = any_of(step, [](const WantedTensors& tensors) { return tensors.hidden_states; });
   const bool mtp_logits = any_of(step, [](const WantedTensors& tensors) { return tensors.mtp_logits; });

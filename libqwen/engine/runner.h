@@ -17,6 +17,7 @@ class Runner {
   Runner(std::shared_ptr<const Model> model, std::unique_ptr<Backend> backend, CacheSizes sizes);
 
   const Backend& backend() const { return *backend_; }
+  Backend& backend() { return *backend_; }
 
   // One forward pass. Returns the wanted rows' logits on the host, [batch.logit_rows.size(), vocab_size] (writable, valid
   // until the next call; empty for a model without a head). Hidden states that requests want are stored in them.

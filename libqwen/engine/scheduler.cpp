@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <new>
 
+#include "model/adapter.h"
+
 namespace qwen {
 namespace {
 
@@ -194,6 +196,7 @@ void Scheduler::adopt_prefix(Sequence& sequence) {
 
 void Scheduler::add_rows(ScheduledStep& step, const Share& share) const {
   const SequencePtr& sequence = share.sequence;
+  const auto& adapter = sequence->request().input().adapter;
   Batch& batch = step.batch;
   SequenceRows layout{.first_row = static_cast<int32_t>(batch.rows()),
                       .row_count = static_cast<int32_t>(share.rows),
@@ -207,7 +210,7 @@ void Scheduler::add_rows(ScheduledStep& step, const Share& share) const {
     if (index >= first_logits(*sequence)) batch.logit_rows.push_back(static_cast<int32_t>(batch.rows()));
     batch.token_ids.push_back(sequence->tokens[static_cast<size_t>(index)]);
     batch.positions.push_back({position, position, position});
-    batch.adapter_ids.push_back(0);
+    batch.adapter_ids.push_back(adapter ? adapter->id : 0);
   }
   batch.sequences.push_back(std::move(layout));
   step.sequences.push_back(sequence);

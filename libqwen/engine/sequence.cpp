@@ -2,6 +2,7 @@
 
 #include "backend/backend.h"
 #include "engine/request.h"
+#include "model/adapter.h"
 
 namespace qwen {
 
@@ -20,10 +21,16 @@ std::span<const int32_t> Sequence::generated() const {
   return std::span(tokens).subspan(request_.input().prompt.size());
 }
 
+// What comes before the first block: which adapter has computed it and all others. No block has a single token.
+BlockKey Sequence::first_key() const {
+  const auto& adapter = request_.input().adapter;
+  return adapter ? next_key({}, std::span(&adapter->id, 1)) : BlockKey{};
+}
+
 const BlockKey& Sequence::key(int64_t index) {
   for (auto next = static_cast<int64_t>(keys_.size()); next <= index; ++next) {
     const auto block = std::span(tokens).subspan(static_cast<size_t>(next * kCacheBlock), kCacheBlock);
-    keys_.push_back(next_key(keys_.empty() ? BlockKey{} : keys_.back(), block));
+    keys_.push_back(next_key(keys_.empty() ? first_key() : keys_.back(), block));
   }
   return keys_[static_cast<size_t>(index)];
 }
@@ -31,7 +38,7 @@ const BlockKey& Sequence::key(int64_t index) {
 BlockKey Sequence::key_of_part(int64_t rows) {
   const auto part =
       std::span(tokens).subspan(static_cast<size_t>(named_blocks * kCacheBlock), static_cast<size_t>(rows));
-  return next_key(named_blocks == 0 ? BlockKey{} : key(named_blocks - 1), part);
+  return next_key(named_blocks == 0 ? first_key() : key(named_blocks - 1), part);
 }
 
 TokenRule Sequence::rule() const {

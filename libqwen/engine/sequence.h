@@ -39,7 +39,7 @@ class Sequence {
   bool wants_prompt_logprobs() const;
   int64_t size() const { return static_cast<int64_t>(tokens.size()); }
   std::span<const int32_t> generated() const;
-  // What its block `index` holds, and all before it: the blocks' names in the prefix cache.
+  // What its block `index` holds, all before it, and the adapter: the blocks' names in the prefix cache.
   const BlockKey& key(int64_t index);
   // The same for the block behind the named ones, of which `rows` tokens are there.
   BlockKey key_of_part(int64_t rows);
@@ -53,6 +53,7 @@ class Sequence {
   bool is_finished() const { return finished_; }
 
  private:
+  BlockKey first_key() const;
   void emit(std::vector<TextPiece> pieces, const SampledToken* token, Channel channel);
 
   Request& request_;

@@ -13,14 +13,14 @@ void Attention::declare(WeightLoader& loader, const ModelConfig& config, std::st
   const int64_t q_width = config.num_attention_heads * config.head_dim;
   const int64_t kv_width = config.num_key_value_heads * config.head_dim;
   const auto name = [&](std::string_view tail) { return cat(prefix, "self_attn.", tail); };
-  q_proj = loader.matrix(name("q_proj.weight"), config.attention_gate ? 2 * q_width : q_width, hidden);
-  k_proj = loader.matrix(name("k_proj.weight"), kv_width, hidden);
-  v_proj = loader.matrix(name("v_proj.weight"), kv_width, hidden);
-  o_proj = loader.matrix(name("o_proj.weight"), hidden, q_width);
+  q_proj = loader.linear(name("q_proj"), config.attention_gate ? 2 * q_width : q_width, hidden);
+  k_proj = loader.linear(name("k_proj"), kv_width, hidden);
+  v_proj = loader.linear(name("v_proj"), kv_width, hidden);
+  o_proj = loader.linear(name("o_proj"), hidden, q_width);
   if (config.attention_bias) {
-    q_bias = loader.vector(name("q_proj.bias"), q_width);
-    k_bias = loader.vector(name("k_proj.bias"), kv_width);
-    v_bias = loader.vector(name("v_proj.bias"), kv_width);
+    q_proj.bias = loader.vector(name("q_proj.bias"), q_width);
+    k_proj.bias = loader.vector(name("k_proj.bias"), kv_width);
+    v_proj.bias = loader.vector(name("v_proj.bias"), kv_width);
   }
   if (config.query_key_norm) {
     q_norm = loader.norm(name("q_norm.weight"), config.head_dim, config.zero_centred_norms);
@@ -40,7 +40,7 @@ AttentionArgs Attention::args(const ModelConfig& config, const CacheGroupSpec& s
 
 void Attention::forward(const Step& step, const ModelConfig& config, const CacheGroupSpec& spec, Rows h,
                         Rows angles, Rows x, bool accumulate, const IndexQueries* index) const {
-  const auto& [backend, workspace, batch, caches, capture_hidden] = step;
+  const auto& [backend, workspace, batch, caches, adapters, capture_hidden] = step;
   const float eps = static_cast<float>(config.rms_norm_eps);
   const int64_t head_dim = config.head_dim;
   const AttentionArgs args = this->args(config, spec);
@@ -50,9 +50,7 @@ void Attention::forward(const Step& step, const ModelConfig& config, const Cache
   const Rows v = workspace.rows(x.rows, args.kv_heads * head_dim);
   // With a gate, q_proj gives for each head its query and then its gate.
   const Rows q_and_gate = config.attention_gate ? workspace.rows(x.rows, 2 * q.width) : q;
-  backend.linear(h, std::array{Projection{.weight = q_proj.get(), .bias = q_bias.get(), .out = q_and_gate},
-                               Projection{.weight = k_proj.get(), .bias = k_bias.get(), .out = k},
-                               Projection{.weight = v_proj.get(), .bias = v_bias.get(), .out = v}});
+  project(step, h, {{q_proj, q_and_gate}, {k_proj, k}, {v_proj, v}});
   const Rows gate = config.attention_gate ? workspace.rows(x.rows, q.width) : Rows{};
   if (config.attention_gate)
     backend.split(
@@ -74,7 +72,7 @@ void Attention::forward(const Step& step, const ModelConfig& config, const Cache
     backend.attention(cache, batch, args, q, mixed);
   }
   if (config.attention_gate) backend.sigmoid_mul(gate, mixed, mixed);
-  backend.linear(mixed, std::array{Projection{.weight = o_proj.get(), .out = x, .accumulate = accumulate}});
+  project(step, mixed, {{.linear = o_proj, .out = x, .accumulate = accumulate}});
 }
 
 }  // namespace qwen

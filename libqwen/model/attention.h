@@ -3,7 +3,7 @@
 
 #include <string_view>
 
-#include "model/model.h"
+#include "model/linear.h"
 
 namespace qwen {
 
@@ -16,10 +16,9 @@ struct IndexQueries {
 };
 
 struct Attention {
-  WeightPtr q_proj, k_proj, v_proj, o_proj;
-  WeightPtr q_bias, k_bias, v_bias;  // null where config.attention_bias is false
-  WeightPtr q_norm, k_norm;          // [head_dim], null where config.query_key_norm is false
-  int64_t group = 0;                 // which cache group the layer belongs to
+  Linear q_proj, k_proj, v_proj, o_proj;  // q, k and v with a bias where config.attention_bias says so
+  WeightPtr q_norm, k_norm;               // [head_dim], null where config.query_key_norm is false
+  int64_t group = 0;                      // which cache group the layer belongs to
   int64_t index_in_group = 0;
 
   // prefix: "layers.7."

@@ -39,6 +39,7 @@ class Decoder final : public Model {
     if (parts.mtp_head) mtp_head_.emplace();
     assign_cache_groups();
     declare_weights(loader);
+    linears_ = loader.linears();
     parameters_ = loader.parameters();
     weight_bytes_ = loader.bytes();
   }
@@ -130,7 +131,7 @@ Rows Decoder::head(const Step& step, Rows normed) const {
 }
 
 Rows Decoder::forward(const Step& step) const {
-  const auto& [backend, workspace, batch, caches, capture_hidden] = step;
+  const auto& [backend, workspace, batch, caches, adapters, capture_hidden] = step;
   const float eps = static_cast<float>(config_.rms_norm_eps);
 
   const Rows x = workspace.rows(batch.rows(), config_.hidden_size);  // the residual stream

@@ -12,46 +12,42 @@ void GatedDeltaNet::declare(WeightLoader& loader, const ModelConfig& config, std
   const int64_t hidden = config.hidden_size, values = shape.value_heads * shape.value_dim;
   const auto name = [&](std::string_view tail) { return cat(prefix, "linear_attn.", tail); };
   if (config.grouped_projections) {
-    qkvz_proj = loader.matrix(name("in_proj_qkvz.weight"), shape.channels() + values, hidden);
-    ba_proj = loader.matrix(name("in_proj_ba.weight"), 2 * shape.value_heads, hidden);
+    qkvz_proj = loader.linear(name("in_proj_qkvz"), shape.channels() + values, hidden);
+    ba_proj = loader.linear(name("in_proj_ba"), 2 * shape.value_heads, hidden);
   } else {
-    qkv_proj = loader.matrix(name("in_proj_qkv.weight"), shape.channels(), hidden);
-    z_proj = loader.matrix(name("in_proj_z.weight"), values, hidden);
-    b_proj = loader.matrix(name("in_proj_b.weight"), shape.value_heads, hidden);
-    a_proj = loader.matrix(name("in_proj_a.weight"), shape.value_heads, hidden);
+    qkv_proj = loader.linear(name("in_proj_qkv"), shape.channels(), hidden);
+    z_proj = loader.linear(name("in_proj_z"), values, hidden);
+    b_proj = loader.linear(name("in_proj_b"), shape.value_heads, hidden);
+    a_proj = loader.linear(name("in_proj_a"), shape.value_heads, hidden);
   }
   convolution = loader.convolution(name("conv1d.weight"), shape.channels(), shape.conv_kernel);
   a_log = loader.vector(name("A_log"), shape.value_heads);
   dt_bias = loader.vector(name("dt_bias"), shape.value_heads);
   norm = loader.vector(name("norm.weight"), shape.value_dim);
-  out_proj = loader.matrix(name("out_proj.weight"), hidden, values);
+  out_proj = loader.linear(name("out_proj"), hidden, values);
 }
 
-GatedDeltaNet::Inputs GatedDeltaNet::project(const Step& step, const ModelConfig& config, Rows h) const {
+GatedDeltaNet::Inputs GatedDeltaNet::inputs(const Step& step, const ModelConfig& config, Rows h) const {
   const GatedDeltaShape& shape = *config.gated_delta;
-  Backend& backend = step.backend;
   const auto rows = [&](int64_t width) { return step.workspace.rows(h.rows, width); };
   const Inputs to = {.qkv = rows(shape.channels()),
                      .z = rows(shape.value_heads * shape.value_dim),
                      .beta = rows(shape.value_heads),
                      .decay = rows(shape.value_heads)};
   if (!config.grouped_projections) {
-    backend.linear(h, std::array{Projection{.weight = qkv_proj.get(), .out = to.qkv},
-                                 Projection{.weight = z_proj.get(), .out = to.z},
-                                 Projection{.weight = b_proj.get(), .out = to.beta},
-                                 Projection{.weight = a_proj.get(), .out = to.decay}});
+    project(step, h, {{qkv_proj, to.qkv}, {z_proj, to.z}, {b_proj, to.beta}, {a_proj, to.decay}});
     return to;
   }
   const Rows qkvz = rows(to.qkv.width + to.z.width), ba = rows(2 * shape.value_heads);
-  backend.linear(h, std::array{Projection{.weight = qkvz_proj.get(), .out = qkvz},
-                               Projection{.weight = ba_proj.get(), .out = ba}});
+  project(step, h, {{qkvz_proj, qkvz}, {ba_proj, ba}});
   const int64_t keys = shape.key_heads * shape.key_dim, heads = shape.value_heads / shape.key_heads;
-  backend.split(qkvz, shape.key_heads,
-                std::array{SplitPart{.width = shape.key_dim, .out = to.qkv},
-                           SplitPart{.width = shape.key_dim, .out = to.qkv, .column = keys},
-                           SplitPart{.width = heads * shape.value_dim, .out = to.qkv, .column = 2 * keys},
-                           SplitPart{.width = heads * shape.value_dim, .out = to.z}});
-  backend.split(
+  step.backend.split(
+      qkvz, shape.key_heads,
+      std::array{SplitPart{.width = shape.key_dim, .out = to.qkv},
+                 SplitPart{.width = shape.key_dim, .out = to.qkv, .column = keys},
+                 SplitPart{.width = heads * shape.value_dim, .out = to.qkv, .column = 2 * keys},
+                 SplitPart{.width = heads * shape.value_dim, .out = to.z}});
+  step.backend.split(
       ba, shape.key_heads,
       std::array{SplitPart{.width = heads, .out = to.beta}, SplitPart{.width = heads, .out = to.decay}});
   return to;
@@ -59,10 +55,10 @@ GatedDeltaNet::Inputs GatedDeltaNet::project(const Step& step, const ModelConfig
 
 void GatedDeltaNet::forward(const Step& step, const ModelConfig& config, Rows h, Rows x,
                             bool accumulate) const {
-  const auto& [backend, workspace, batch, caches, capture_hidden] = step;
+  const auto& [backend, workspace, batch, caches, adapters, capture_hidden] = step;
   const GatedDeltaArgs args{.shape = *config.gated_delta, .group = group, .layer = index_in_group};
   CacheStorage& cache = *caches[static_cast<size_t>(group)];
-  const Inputs in = project(step, config, h);
+  const Inputs in = inputs(step, config, h);
   const Rows qkv = workspace.rows(h.rows, args.shape.channels());
   const ConvolutionArgs window{.shape = {.channels = args.shape.channels(), .kernel = args.shape.conv_kernel},
                                .group = group,
@@ -79,7 +75,7 @@ void GatedDeltaNet::forward(const Step& step, const ModelConfig& config, Rows h,
   } else {
     backend.silu_mul(in.z, mixed, mixed);
   }
-  backend.linear(mixed, std::array{Projection{.weight = out_proj.get(), .out = x, .accumulate = accumulate}});
+  project(step, mixed, {{.linear = out_proj, .out = x, .accumulate = accumulate}});
 }
 
 }  // namespace qwen

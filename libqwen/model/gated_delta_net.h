@@ -4,7 +4,7 @@
 
 #include <string_view>
 
-#include "model/model.h"
+#include "model/linear.h"
 
 namespace qwen {
 
@@ -15,13 +15,13 @@ class WeightLoader;
 //   y = (rms_norm(o) * silu(z)) Wout'                          the norm is per value head; Qwen4-Exp: sigmoid(z)
 struct GatedDeltaNet {
   // Qwen3.5: [channels, hidden], [values, hidden], [value_heads, hidden] twice.
-  WeightPtr qkv_proj, z_proj, b_proj, a_proj;
+  Linear qkv_proj, z_proj, b_proj, a_proj;
   // Qwen3-Next: the same rows, those of a key head together: q, k, its v heads, their z; and b, a.
-  WeightPtr qkvz_proj, ba_proj;
+  Linear qkvz_proj, ba_proj;
   WeightPtr convolution;     // [channels, 1, kernel]
   WeightPtr a_log, dt_bias;  // [value_heads]
   WeightPtr norm;            // [value_dim]
-  WeightPtr out_proj;        // [hidden, values]
+  Linear out_proj;           // [hidden, values]
   int64_t group = 0;         // which cache group the layer belongs to
   int64_t index_in_group = 0;
 
@@ -34,7 +34,7 @@ struct GatedDeltaNet {
   struct Inputs {
     Rows qkv, z, beta, decay;
   };
-  Inputs project(const Step& step, const ModelConfig& config, Rows h) const;
+  Inputs inputs(const Step& step, const ModelConfig& config, Rows h) const;
 };
 
 }  // namespace qwen

@@ -1,7 +1,5 @@
 #include "model/mlp.h"
 
-#include <array>
-
 #include "base/error.h"
 #include "model/weight_loader.h"
 
@@ -9,18 +7,16 @@ namespace qwen {
 
 void GatedMlp::declare(WeightLoader& loader, int64_t hidden, int64_t intermediate, std::string_view prefix) {
   inner = intermediate;
-  gate_proj = loader.matrix(cat(prefix, "gate_proj.weight"), inner, hidden);
-  up_proj = loader.matrix(cat(prefix, "up_proj.weight"), inner, hidden);
-  down_proj = loader.matrix(cat(prefix, "down_proj.weight"), hidden, inner);
+  gate_proj = loader.linear(cat(prefix, "gate_proj"), inner, hidden);
+  up_proj = loader.linear(cat(prefix, "up_proj"), inner, hidden);
+  down_proj = loader.linear(cat(prefix, "down_proj"), hidden, inner);
 }
 
 void GatedMlp::forward(const Step& step, Rows h, Rows out, bool accumulate) const {
   const Rows gate = step.workspace.rows(h.rows, inner), up = step.workspace.rows(h.rows, inner);
-  step.backend.linear(h, std::array{Projection{.weight = gate_proj.get(), .out = gate},
-                                    Projection{.weight = up_proj.get(), .out = up}});
+  project(step, h, {{gate_proj, gate}, {up_proj, up}});
   step.backend.silu_mul(gate, up, gate);
-  step.backend.linear(
-      gate, std::array{Projection{.weight = down_proj.get(), .out = out, .accumulate = accumulate}});
+  project(step, gate, {{down_proj, out, accumulate}});
 }
 
 void MixtureOfExperts::declare(WeightLoader& loader, int64_t hidden, const MoeConfig& config,
@@ -30,7 +26,7 @@ void MixtureOfExperts::declare(WeightLoader& loader, int64_t hidden, const MoeCo
   const std::string stack = cat(prefix, "experts.gate_up_proj");
   const int64_t inner = config.moe_intermediate_size;
   for (size_t e = 0; e < experts.size(); ++e) {
-    GatedMlp& expert = experts[e];
+    ExpertWeights& expert = experts[e];
     if (loader.has(stack)) {  // [experts, 2 * inner, hidden] and [experts, hidden, inner], or both transposed
       WeightLoader::StackPart part{.count = config.num_experts,
                                    .rows = 2 * inner,
@@ -39,7 +35,6 @@ void MixtureOfExperts::declare(WeightLoader& loader, int64_t hidden, const MoeCo
                                    .first = 0,
                                    .out = inner,
                                    .transposed = config.transposed_experts};
-      expert.inner = inner;
       expert.gate_proj = loader.stacked(stack, part);
       part.first = inner;
       expert.up_proj = loader.stacked(stack, part);
@@ -48,7 +43,10 @@ void MixtureOfExperts::declare(WeightLoader& loader, int64_t hidden, const MoeCo
       part.in = inner;
       expert.down_proj = loader.stacked(cat(prefix, "experts.down_proj"), part);
     } else {
-      expert.declare(loader, hidden, inner, cat(prefix, "experts.", e, "."));
+      const std::string name = cat(prefix, "experts.", e, ".");
+      expert.gate_proj = loader.matrix(cat(name, "gate_proj.weight"), inner, hidden);
+      expert.up_proj = loader.matrix(cat(name, "up_proj.weight"), inner, hidden);
+      expert.down_proj = loader.matrix(cat(name, "down_proj.weight"), hidden, inner);
     }
     expert_weights_.push_back(
         {.gate = expert.gate_proj.get(), .up = expert.up_proj.get(), .down = expert.down_proj.get()});
@@ -56,12 +54,12 @@ void MixtureOfExperts::declare(WeightLoader& loader, int64_t hidden, const MoeCo
   if (config.shared_expert_intermediate_size == 0) return;
   shared_expert.declare(loader, hidden, config.shared_expert_intermediate_size,
                         cat(prefix, "shared_expert."));
-  shared_expert_gate = loader.matrix(cat(prefix, "shared_expert_gate.weight"), 1, hidden);
+  shared_expert_gate = loader.linear(cat(prefix, "shared_expert_gate"), 1, hidden);
 }
 
 void MixtureOfExperts::forward(const Step& step, const MoeConfig& config, Rows h, Rows x,
                                bool accumulate) const {
-  const auto& [backend, workspace, batch, caches, capture_hidden] = step;
+  const auto& [backend, workspace, batch, caches, adapters, capture_hidden] = step;
   const Rows y = accumulate ? workspace.rows(h.rows, h.width) : x;
   backend.moe(workspace, h,
               {.router = router.get(),
@@ -72,7 +70,7 @@ void MixtureOfExperts::forward(const Step& step, const MoeConfig& config, Rows h
               y);
   if (shared_expert_gate) {
     const Rows gate = workspace.rows(h.rows, 1);
-    backend.linear(h, std::array{Projection{.weight = shared_expert_gate.get(), .out = gate}});
+    project(step, h, {{shared_expert_gate, gate}});
     const Rows shared = workspace.rows(h.rows, h.width);
     shared_expert.forward(step, h, shared, false);
     backend.add(shared, &gate, y);

@@ -5,7 +5,7 @@
 #include <variant>
 #include <vector>
 
-#include "model/model.h"
+#include "model/linear.h"
 
 namespace qwen {
 
@@ -13,7 +13,7 @@ class WeightLoader;
 
 // (silu(h Wgate') * (h Wup')) Wdown'
 struct GatedMlp {
-  WeightPtr gate_proj, up_proj, down_proj;
+  Linear gate_proj, up_proj, down_proj;
   int64_t inner = 0;
 
   // prefix: "layers.7.mlp."
@@ -25,10 +25,13 @@ struct GatedMlp {
 //   p = softmax(h Wrouter');  y = sum of p_e mlp_e(h) over the likeliest experts e       p may be scaled to sum to 1
 //   y = y + sigmoid(h wgate') mlp_shared(h)                                             Qwen2-MoE
 struct MixtureOfExperts {
+  struct ExpertWeights {
+    WeightPtr gate_proj, up_proj, down_proj;
+  };
   WeightPtr router;  // [num_experts, hidden]
-  std::vector<GatedMlp> experts;
+  std::vector<ExpertWeights> experts;
   GatedMlp shared_expert;
-  WeightPtr shared_expert_gate;  // [1, hidden], null: there is no shared expert
+  Linear shared_expert_gate;  // [1, hidden], null: there is no shared expert
 
   void declare(WeightLoader& loader, int64_t hidden, const MoeConfig& config, std::string_view prefix);
   // x += moe(h), or x = moe(h)

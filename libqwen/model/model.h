@@ -9,6 +9,7 @@
 #include "backend/backend.h"
 #include "checkpoint/model_config.h"
 #include "checkpoint/tensor.h"
+#include "model/adapter.h"
 
 namespace qwen {
 
@@ -18,6 +19,7 @@ struct Step {
   Workspace& workspace;
   const Batch& batch;
   std::span<const std::unique_ptr<CacheStorage>> caches;  // [cache group]
+  std::span<const AdapterRows> adapters;                  // of the rows that use one
   // When set, called with hidden.i for i = 0 … num_hidden_layers: the embeddings, the output of each layer but the last,
   // and the output of the final norm, each ModelConfig::hidden_width(i) wide. The rows are valid during the call.
   std::function<void(int64_t index, Rows hidden)> capture_hidden;
@@ -29,6 +31,7 @@ class Model {
 
   const ModelConfig& config() const { return config_; }
   std::span<const CacheGroupSpec> cache_groups() const { return cache_groups_; }
+  std::span<const LinearShape> linears() const { return linears_; }  // what adapters may change
   int64_t parameters() const { return parameters_; }
   size_t weight_bytes() const { return weight_bytes_; }
   // false: an embedding model without lm_head; forward() then returns no logits.
@@ -47,6 +50,7 @@ class Model {
  protected:
   ModelConfig config_;
   std::vector<CacheGroupSpec> cache_groups_;
+  std::vector<LinearShape> linears_;
   int64_t parameters_ = 0;
   size_t weight_bytes_ = 0;
 };

@@ -47,6 +47,7 @@ class Qwen4Exp final : public Model {
     layers_.resize(static_cast<size_t>(config.num_hidden_layers));
     assign_cache_groups();
     declare_weights(loader);
+    linears_ = loader.linears();
     parameters_ = loader.parameters();
     weight_bytes_ = loader.bytes();
   }
@@ -123,7 +124,7 @@ void Qwen4Exp::declare_weights(WeightLoader& loader) {
 }
 
 void Qwen4Exp::forward(const Step& step, const Layer& layer, Rows angles, Rows x) const {
-  const auto& [backend, workspace, batch, caches, capture_hidden] = step;
+  const auto& [backend, workspace, batch, caches, adapters, capture_hidden] = step;
   const Workspace::Mark start = workspace.mark();
   if (layer.ngrams) layer.ngrams->forward(step, config_, x);
   workspace.rewind(start);
@@ -153,7 +154,7 @@ void Qwen4Exp::forward(const Step& step, const Layer& layer, Rows angles, Rows x
 }
 
 Rows Qwen4Exp::forward(const Step& step) const {
-  const auto& [backend, workspace, batch, caches, capture_hidden] = step;
+  const auto& [backend, workspace, batch, caches, adapters, capture_hidden] = step;
   const int64_t hidden = config_.hidden_size, streams = config_.qwen4_exp->hc_count;
   const Rows x = workspace.rows(batch.rows(), streams * hidden);
   const Rows angles = workspace.rows(batch.rows(), config_.rotary_dim);

@@ -10,8 +10,7 @@ WeightLoader::WeightLoader(const TensorSource& source, const std::optional<Quant
                            Backend* backend, std::function<void(size_t)> progress)
     : source_(source), quantization_(quantization), backend_(backend), progress_(std::move(progress)) {
   // Qwen3-Embedding files hold the bare decoder; in multimodal ones the towers stand beside it.
-  for (const char* prefix :
-       {"", "model.", "model.language_model.", "language_model.model.", "thinker.model."}) {
+  for (const std::string_view prefix : kTextPrefixes) {
     if (!source.find(cat(prefix, "embed_tokens.weight"))) continue;
     prefix_ = prefix;
     return;
@@ -21,6 +20,14 @@ WeightLoader::WeightLoader(const TensorSource& source, const std::optional<Quant
 
 WeightPtr WeightLoader::matrix(std::string_view name, int64_t out, int64_t in) {
   return load_matrix(cat(prefix_, name), out, in);
+}
+
+Linear WeightLoader::linear(std::string_view name, int64_t out, int64_t in) {
+  Linear linear{.weight = matrix(cat(name, ".weight"), out, in)};
+  if (beside_) return linear;
+  linear.index = static_cast<int64_t>(linears_.size());
+  linears_.push_back({std::string(name), out, in});
+  return linear;
 }
 
 WeightPtr WeightLoader::vector(std::string_view name, int64_t size) {

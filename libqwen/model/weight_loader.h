@@ -10,8 +10,13 @@
 #include "backend/backend.h"
 #include "checkpoint/quantized_tensor.h"
 #include "checkpoint/tensor.h"
+#include "model/linear.h"
 
 namespace qwen {
+
+// What stands before the names of a text model's tensors: nothing in a bare decoder, more in multimodal models.
+inline constexpr std::string_view kTextPrefixes[] = {"", "model.", "model.language_model.",
+                                                     "language_model.model.", "thinker.model."};
 
 class WeightLoader {
  public:
@@ -27,6 +32,8 @@ class WeightLoader {
   // quantised: its parts ("….up_proj.qweight", "….scales", …) are found and checked instead.
   WeightPtr matrix(std::string_view name, int64_t out, int64_t in);
   WeightPtr vector(std::string_view name, int64_t size);
+  // A matrix that adapters may change, in the decoder. name without ".weight": "layers.0.mlp.up_proj".
+  Linear linear(std::string_view name, int64_t out, int64_t in);
   // A norm's weight; zero_centred: the file holds it minus one.
   WeightPtr norm(std::string_view name, int64_t size, bool zero_centred);
   // [channels, 1, kernel], depthwise.
@@ -46,8 +53,12 @@ class WeightLoader {
    public:
     Beside(WeightLoader& loader, std::string prefix) : loader_(loader), decoder_(loader.prefix_) {
       loader_.prefix_ = std::move(prefix);
+      loader_.beside_ = true;
     }
-    ~Beside() { loader_.prefix_ = decoder_; }
+    ~Beside() {
+      loader_.prefix_ = decoder_;
+      loader_.beside_ = false;
+    }
     Beside(const Beside&) = delete;
     Beside& operator=(const Beside&) = delete;
 
@@ -61,6 +72,8 @@ class WeightLoader {
   // Not a bare decoder, as embedding models are.
   bool has_prefix() const { return !prefix_.empty(); }
 
+  // [Linear::index]
+  const std::vector<LinearShape>& linears() const { return linears_; }
   // Of the matrices as the model uses them, not of the words that they may be packed in.
   int64_t parameters() const { return parameters_; }
   // As stored.
@@ -81,6 +94,8 @@ class WeightLoader {
   Backend* backend_;
   std::function<void(size_t)> progress_;
   std::string prefix_;  // of the text model's names
+  bool beside_ = false;
+  std::vector<LinearShape> linears_;
   int64_t parameters_ = 0;
   size_t bytes_ = 0;
 };

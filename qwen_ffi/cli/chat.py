@@ -20,6 +20,7 @@ from .conversation import Conversation
 from .flags import (
     MODEL,
     RESULT_KEYS,
+    add_adapter_flag,
     add_flags,
     flag_values,
     open_session,
@@ -47,7 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--load", metavar="FILE", type=Path, dest="conversation", help="go on with a conversation that /save wrote"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object per answer")
-    add_flags(parser, OptionScope.REQUEST)
+    add_adapter_flag(parser)
+    add_flags(parser, OptionScope.REQUEST, skip=frozenset({"adapter"}))
     add_flags(parser, OptionScope.ENGINE, skip=frozenset({"load"}))  # here --load is a conversation; QWEN_LOAD remains
 
 

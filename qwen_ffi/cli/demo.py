@@ -16,7 +16,7 @@ QUESTIONS = ("What is 17 + 25?", "What is 348 + 275?")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--question", action="append", help="ask this instead; may be given several times")
-    add_flags(parser, OptionScope.REQUEST, skip=frozenset({"reasoning_mode"}))
+    add_flags(parser, OptionScope.REQUEST, skip=frozenset({"reasoning_mode", "adapter"}))
     add_flags(parser, OptionScope.ENGINE)
 
 

@@ -41,6 +41,11 @@ def add_flags(parser: argparse.ArgumentParser, scope: OptionScope, skip: frozens
         )
 
 
+def add_adapter_flag(parser: argparse.ArgumentParser) -> None:
+    """In place of the option: open_session() loads the folder, and the option gets its name."""
+    parser.add_argument("--adapter", metavar="FOLDER", help="a LoRA adapter that answers, as PEFT saves it")
+
+
 def flag_values(arguments: argparse.Namespace, scope: OptionScope) -> dict[str, Any]:
     """The options of this scope that were given."""
     keys = [row.key for row in options() if row.scope == scope]
@@ -58,9 +63,12 @@ def texts_or_lines(given: list[str]) -> list[str] | list[bytes]:
 def open_session(arguments: argparse.Namespace) -> QwenInferenceSession:
     """The session on arguments.model with the engine options given; with a progress bar where that takes long."""
     with Progress(f"opening {os.path.basename(os.path.normpath(arguments.model))}") as progress:
-        return QwenInferenceSession(
+        session = QwenInferenceSession(
             arguments.model, progress=progress, **flag_values(arguments, OptionScope.ENGINE)
         )
+    if getattr(arguments, "adapter", None):
+        arguments.adapter = session.load_adapter(arguments.adapter)
+    return session
 
 
 def sampling_rows() -> dict[str, OptionInfo]:

@@ -11,7 +11,17 @@ from typing import Any
 from .._options import OptionScope
 from ..errors import QwenValueError
 from ..results import Channel
-from .flags import MODEL, RESULT_KEYS, add_flags, answer_line, flag_values, open_session, result_object, show
+from .flags import (
+    MODEL,
+    RESULT_KEYS,
+    add_adapter_flag,
+    add_flags,
+    answer_line,
+    flag_values,
+    open_session,
+    result_object,
+    show,
+)
 
 EPILOG = f"""\
 --json prints an object with {RESULT_KEYS}.
@@ -30,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end instead of the text")
     parser.add_argument("--stream", action="store_true", help="with --json: one JSON object per event, as they come")
     parser.add_argument("--stats", action="store_true", help="print counts and speed to standard error")
-    add_flags(parser, OptionScope.REQUEST)
+    add_adapter_flag(parser)
+    add_flags(parser, OptionScope.REQUEST, skip=frozenset({"adapter"}))
     add_flags(parser, OptionScope.ENGINE)
 
 

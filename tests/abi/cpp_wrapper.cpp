@@ -1,5 +1,6 @@
 // qwen.hpp as a host sees it: compiled in every dialect, linked with the installed library.
-// argv[1]: the demo model; argv[2]: the same without an end token, so that an answer goes on until it is ended.
+// argv[1]: the demo model; argv[2]: the same without an end token, so that an answer goes on until it is ended; argv[3]: an
+// adapter for it.
 #include <poll.h>
 
 #include <algorithm>
@@ -447,6 +448,28 @@ void test_trace_and_drain(const std::string& folder) {
   CHECK(rows > 0 && stats.steps > 0 && stats.running + stats.waiting == 0);
 }
 
+void test_adapters(const std::string& folder, const std::string& adapter) {
+  qwen::Engine engine(folder);
+  engine.load_adapter(adapter, "law");
+  CHECK(error_of([&] { engine.load_adapter(adapter, "law"); }).code() == QWEN_ERR_INVALID_ARGUMENT);
+  engine.load_adapter(adapter, "code");
+  qwen_adapter_info info{};
+  info.struct_size = sizeof info;
+  CHECK(qwen_engine_adapter_info_get(engine.get(), "code", &info, nullptr) == QWEN_OK);
+  CHECK(info.name == std::string("law") && info.path == adapter && info.rank == 4 && info.parameters > 0);
+  qwen::Options with = greedy();
+  with.set("adapter", "law");
+  const qwen::Request running = engine.stream(sum(1, 2), with);
+  engine.unload_adapter("law");
+  CHECK(error_of([&] { engine.generate(sum(1, 2), with); }).code() == QWEN_ERR_INVALID_ARGUMENT);
+  CHECK(error_of([&] { engine.unload_adapter("law"); }).code() == QWEN_ERR_INVALID_ARGUMENT);
+  with.set("adapter", "code");
+  const std::string changed = engine.generate(sum(1, 2), with).text();
+  CHECK(changed != engine.generate(sum(1, 2), greedy()).text());
+  engine.drain();
+  CHECK(running.result().text() == changed);
+}
+
 void test_model_from_memory(const std::string& folder) {
   // What qwen.hpp has no twin for is made with qwen.h and handed over.
   std::ifstream file(folder + "/config.json");
@@ -476,8 +499,8 @@ void test_ranges(qwen::Engine& engine) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 3) return 2;
-  const std::string folder = argv[1], endless = argv[2];
+  if (argc != 4) return 2;
+  const std::string folder = argv[1], endless = argv[2], adapter = argv[3];
   try {
     test_errors(folder);
     test_options(folder);
@@ -494,6 +517,7 @@ int main(int argc, char** argv) {
     test_forward(engine);
     test_retrieval(engine);
     test_trace_and_drain(folder);
+    test_adapters(folder, adapter);
     test_model_from_memory(folder);
     test_ranges(engine);
   } catch (const std::exception& error) {

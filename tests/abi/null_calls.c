@@ -169,6 +169,10 @@ static void engine_calls(void) {
   TRUE(qwen_engine_model(NULL) == NULL);
   REFUSED(INVALID_ARGUMENT, qwen_engine_stats_get(NULL, &stats, E));
   REFUSED(INVALID_ARGUMENT, qwen_engine_counter_get(NULL, 0, &counter, E));
+  qwen_adapter_info adapter = {.struct_size = sizeof adapter};
+  REFUSED(INVALID_ARGUMENT, qwen_engine_load_adapter(NULL, "/", "name", E));
+  REFUSED(INVALID_ARGUMENT, qwen_engine_unload_adapter(NULL, "name", E));
+  REFUSED(INVALID_ARGUMENT, qwen_engine_adapter_info_get(NULL, NULL, &adapter, E));
 }
 
 static void prompt_calls(void) {
@@ -309,6 +313,16 @@ static void calls_on_a_model(const char *folder) {
   REFUSED(INVALID_ARGUMENT, qwen_engine_stats_get(engine, NULL, E));
   REFUSED(INVALID_ARGUMENT, qwen_engine_stats_get(engine, &stats, E));
   REFUSED(NOT_FOUND, qwen_engine_counter_get(engine, SIZE_MAX, &counter, E));
+  qwen_adapter_info adapter = {.struct_size = sizeof adapter};
+  REFUSED(INVALID_ARGUMENT, qwen_engine_load_adapter(engine, NULL, "name", E));
+  REFUSED(INVALID_ARGUMENT, qwen_engine_load_adapter(engine, folder, NULL, E));
+  REFUSED(INVALID_ARGUMENT, qwen_engine_load_adapter(engine, folder, "", E));
+  REFUSED(NOT_FOUND, qwen_engine_load_adapter(engine, "/no/such/folder", "name", E));
+  REFUSED(NOT_FOUND, qwen_engine_load_adapter(engine, folder, "name", E)); /* a model is no adapter */
+  REFUSED(INVALID_ARGUMENT, qwen_engine_unload_adapter(engine, NULL, E));
+  REFUSED(INVALID_ARGUMENT, qwen_engine_unload_adapter(engine, "name", E));
+  REFUSED(NOT_FOUND, qwen_engine_adapter_info_get(engine, NULL, &adapter, E));
+  REFUSED(NOT_FOUND, qwen_engine_adapter_info_get(engine, "x", &adapter, E));
   REFUSED(INVALID_ARGUMENT, qwen_engine_new(model, NULL, NULL, E));
 
   REFUSED(INVALID_ARGUMENT, qwen_tokenizer_encode(tokenizer, NULL, 1, 0, &id, 1, &count, E));

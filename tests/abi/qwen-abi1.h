@@ -317,6 +317,31 @@ typedef struct qwen_counter {
 QWEN_API int32_t qwen_engine_counter_get(const qwen_engine *engine, size_t index, qwen_counter *counter,
                                          qwen_error **error);
 
+/* ------------------------------------------------------------------ adapters
+ *
+ * LoRA adapters as PEFT saves them, any number beside each other. A request says by its option "adapter", a name, which one
+ * answers it; rows of different adapters are computed together, and each request gets what it would get alone. Not for
+ * embeddings, lm_head and the experts of mixtures; what else is not supported is an error that names file, key or tensor. */
+
+typedef struct qwen_adapter_info {
+  uint32_t struct_size;
+  int32_t rank;       /* the largest of its matrices */
+  int64_t parameters;
+  const char *name;   /* texts live as long as the engine */
+  const char *path;
+} qwen_adapter_info;
+
+/* path: a folder with adapter_config.json and adapter_model.safetensors; both are read, and may be changed afterwards. name:
+ * not empty, and not in use. Any thread; requests under way go on meanwhile. */
+QWEN_API int32_t qwen_engine_load_adapter(qwen_engine *engine, const char *path, const char *name, qwen_error **error);
+/* From now on no request can name it; those that have, under way or not, go on with it. Its memory goes with the last of them.
+ * QWEN_ERR_INVALID_ARGUMENT: there is none of this name. Any thread. */
+QWEN_API int32_t qwen_engine_unload_adapter(qwen_engine *engine, const char *name, qwen_error **error);
+/* The one behind the name `after` in the order of the names; NULL: the first. QWEN_ERR_NOT_FOUND past the last one. So a list
+ * misses none, whatever other threads load and unload meanwhile. */
+QWEN_API int32_t qwen_engine_adapter_info_get(const qwen_engine *engine, const char *after, qwen_adapter_info *info,
+                                              qwen_error **error);
+
 /* ------------------------------------------------------------------ prompt
  *
  * An ordered list of parts. Either messages, which the checkpoint's chat template renders (then the model answers as the
@@ -569,9 +594,9 @@ QWEN_API int32_t qwen_inputs_encode(const qwen_inputs *inputs, size_t index, con
  * length 1. The tensor is "embeddings" [inputs, dimensions] of sequence 0; the dot product of two rows is their cosine.
  *
  * Blocks until done, or until a first failure, which names the input: too many tokens for the context, say. Any number of
- * inputs goes through the engine's queue, few at a time. Of the options priority (under 0: behind everybody else's requests)
- * and timeout_ms (for the whole call) matter. progress, which may be NULL, is called on this thread with how much is done,
- * after every input and at least every 50 ms; when it returns anything but 0 the call ends with QWEN_ERR_CANCELLED. It must
+ * inputs goes through the engine's queue, few at a time. Of the options adapter, priority (under 0: behind everybody
+ * else's requests) and timeout_ms (for the whole call) matter. progress, which may be NULL, is called on this thread with how
+ * much is done, after every input and at least every 50 ms; when it returns anything but 0 the call ends with QWEN_ERR_CANCELLED. It must
  * not destroy the engine. */
 QWEN_API int32_t qwen_embed(qwen_engine *engine, const qwen_inputs *inputs, int64_t dimensions,
                             const qwen_options *options, qwen_progress_fn progress, void *user, qwen_tensors **tensors,

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from ..python.adapters import ATTENTION, MLP, make_adapter
+
 HERE = Path(__file__).resolve().parent
 COMPILERS = [compiler for compiler in ("g++", "clang++") if shutil.which(compiler)]
 WARNINGS = ["-Wpedantic", "-Wshadow", "-Wconversion", "-Wsign-conversion"]
 
-# What qwen.hpp leaves to qwen.h: tables and switches of the process, weights that live in memory, and the code of an error,
+# What qwen.hpp leaves to qwen.h: tables and switches of the process and of an engine, weights that live in memory, and the code of an error,
 # which a call returns as well.
 LEFT_TO_C = {
     "qwen_error_code",
@@ -22,6 +24,7 @@ LEFT_TO_C = {
     "qwen_log_set",
     "qwen_option_info_get",
     "qwen_engine_counter_get",
+    "qwen_engine_adapter_info_get",
     "qwen_weights_new",
     "qwen_weights_add",
     "qwen_weights_free",
@@ -32,10 +35,16 @@ LEFT_TO_C = {
 @pytest.mark.parametrize("dialect", ["c++17", "c++20", "c++23"])
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_a_host_in_cpp(
-    compile_c: Callable[..., Path], demo_model: Path, endless_model: Path, compiler: str, dialect: str
+    compile_c: Callable[..., Path],
+    demo_model: Path,
+    endless_model: Path,
+    compiler: str,
+    dialect: str,
+    tmp_path: Path,
 ) -> None:
+    adapter = make_adapter(tmp_path / "adapter", demo_model, (*ATTENTION, *MLP), strength=0.1)
     program = compile_c(HERE / "cpp_wrapper.cpp", f"-std={dialect}", *WARNINGS, "-pthread", compiler=compiler)
-    run = subprocess.run([program, demo_model, endless_model], capture_output=True, text=True, timeout=120)
+    run = subprocess.run([program, demo_model, endless_model, adapter], capture_output=True, text=True, timeout=120)
     assert (run.returncode, run.stderr) == (0, "")
 
 

@@ -1,5 +1,5 @@
 // The promise that makes everything else testable: what a request gets depends on its prompt, parameters and seed, and on
-// nothing else. Random schedules (mixes of requests, chunk sizes, threads, cache sizes, the prefix cache, preemptions,
+// nothing else. Random schedules (mixes of requests, adapters, chunk sizes, threads, cache sizes, the prefix cache, preemptions,
 // cancelled neighbours) are compared bit by bit with each request alone on one thread without a cache.
 //
 // QWEN_TEST_SECONDS=3600 native-tests -tc='*whatever else*' goes on for an hour, with another seed each time.
@@ -10,6 +10,7 @@
 #include <random>
 
 #include "backend/cpu/isa.h"
+#include "checkpoint/memory_tensors.h"
 #include "engine/engine.h"
 
 using namespace qwen;
@@ -32,6 +33,36 @@ struct Random {
     return low + (high - low) * static_cast<double>(below(1 << 20)) / (1 << 20);
   }
 };
+
+// Nothing, and two adapters of different ranks, each for some of the model's matrices.
+std::vector<std::shared_ptr<const Adapter>> make_adapters(Random& random, const Model& model,
+                                                          Backend& backend) {
+  std::vector<std::shared_ptr<const Adapter>> adapters = {nullptr};
+  for (const int64_t rank : {3, 16}) {
+    auto values = std::make_shared<std::vector<std::vector<float>>>();
+    auto tensors = std::make_shared<MemoryTensors>([values] {});
+    AdapterCheckpoint checkpoint;
+    checkpoint.config.r = rank;
+    checkpoint.config.lora_alpha = 16;
+    for (const LinearShape& linear : model.linears()) {
+      if (random.one_in(4)) continue;
+      const auto add = [&](const char* which, int64_t rows, int64_t columns) {
+        auto& data = values->emplace_back(static_cast<size_t>(rows * columns));
+        for (float& value : data) value = static_cast<float>(random.real(-0.1, 0.1));
+        const std::string name = linear.name + which;
+        tensors->add(name, DType::f32, {rows, columns}, data.data(), data.size() * sizeof(float));
+        return name;
+      };
+      const std::string a = add(".a", rank, linear.in), b = add(".b", linear.out, rank);
+      checkpoint.modules.push_back({linear.name, tensors->find(a), tensors->find(b)});
+    }
+    checkpoint.tensors = tensors;
+    auto adapter = std::make_shared<Adapter>(load_adapter(checkpoint, model.linears(), backend));
+    adapter->id = static_cast<int32_t>(adapters.size());
+    adapters.push_back(std::move(adapter));
+  }
+  return adapters;
+}
 
 // Prompts share heads of many lengths, so that blocks are found again, and parameters are of every kind.
 std::vector<RequestInput> make_requests(Random& random, int count, int64_t vocab_size, int64_t longest) {
@@ -113,6 +144,7 @@ class OrderDependent : public Model {
  public:
   explicit OrderDependent(std::shared_ptr<const Model> model) : model_(std::move(model)) {
     config_ = model_->config();
+    linears_.assign(model_->linears().begin(), model_->linears().end());
     cache_groups_.assign(model_->cache_groups().begin(), model_->cache_groups().end());
   }
   bool has_head() const override { return model_->has_head(); }
@@ -156,12 +188,14 @@ int count_differences(const Setting& setting, uint64_t seed, int schedules, doub
     loaded = broken;
   }
   int64_t block = 0, state = 0;
+  const auto backend = create_cpu_backend(resolve_cpu_options(base));
   for (const auto& group : loaded->model->cache_groups())
-    (group.recurrent() ? state : block) +=
-        static_cast<int64_t>(create_cpu_backend(resolve_cpu_options(base))->cache_block_bytes(group));
+    (group.recurrent() ? state : block) += static_cast<int64_t>(backend->cache_block_bytes(group));
   // Hybrids keep a state every 256 positions.
   const int64_t longest = state > 0 ? 300 : 150;
-  const auto inputs = make_requests(random, 24, loaded->model->config().vocab_size, longest);
+  auto inputs = make_requests(random, 24, loaded->model->config().vocab_size, longest);
+  const auto adapters = make_adapters(random, *loaded->model, *backend);
+  for (RequestInput& input : inputs) input.adapter = adapters[static_cast<size_t>(random.below(3))];
   std::vector<RequestOutcome> alone;
   {
     Options options = base;

@@ -43,8 +43,15 @@ std::vector<KernelCount> CpuBackend::kernel_counts() const {
                                                  "q3_k", "q4_k", "q5_k", "q6_k"};
   static_assert(std::size(kOps) == static_cast<size_t>(Op::count));
   static_assert(std::size(kFormatNames) == kFormats);
+  // Weights come in every format, the cache in two, activations in one.
+  const auto exists = [](Op op, Format format) {
+    if (op == Op::embed || op == Op::linear) return true;
+    const bool of_cache = op == Op::attention || op == Op::store_kv;
+    return format == Format::f32 || (of_cache && format == Format::bf16);
+  };
   std::vector<KernelCount> counts;
   for (size_t i = 0; i < counts_.size(); ++i) {
+    if (!exists(static_cast<Op>(i / kFormats), static_cast<Format>(i % kFormats))) continue;
     const int64_t calls = counts_[i].load(std::memory_order_relaxed);
     counts.push_back({cat(kOps[i / kFormats], ".", kFormatNames[i % kFormats], ".", isa_name(isa_)), calls});
   }
@@ -191,6 +198,16 @@ void CpuBackend::gather(Rows x, std::span<const int32_t> rows, Rows out) {
     std::memcpy(row(out, static_cast<int64_t>(i)), row(x, rows[i]),
                 static_cast<size_t>(x.width) * sizeof(float));
   }
+}
+
+void CpuBackend::scatter_add(Rows x, std::span<const int32_t> rows, float scale, Rows out) {
+  for_rows(x.rows, x.width, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      float* const to = row(out, rows[static_cast<size_t>(i)]);
+      const float* const from = row(x, i);
+      for (int64_t n = 0; n < x.width; ++n) to[n] += scale * from[n];
+    }
+  });
 }
 
 void CpuBackend::read(Rows x, float* host) {

@@ -69,6 +69,7 @@ class CpuBackend final : public Backend {
   void add_to_streams(Rows h, Rows gate, Rows x) override;
   void gate_streams(Rows key, Rows query, Rows value, Rows out) override;
   void gather(Rows x, std::span<const int32_t> rows, Rows out) override;
+  void scatter_add(Rows x, std::span<const int32_t> rows, float scale, Rows out) override;
   void read(Rows x, float* host) override;
 
  private:
