@@ -532,7 +532,8 @@ typedef struct qwen_tensors qwen_tensors;
 
 enum {
   QWEN_OUTPUT_LOGITS = 1,        /* "logits" [rows, vocab_size] */
-  QWEN_OUTPUT_HIDDEN_STATES = 2, /* "hidden.0" (embeddings) … "hidden.L" (after the final norm), each [rows, hidden_size] */
+  QWEN_OUTPUT_HIDDEN_STATES = 2, /* "hidden.0" (embeddings) … "hidden.L" (after the final norm), each [rows, hidden_size]; of a
+                                    model with several residual streams the others hold all of them side by side */
   QWEN_OUTPUT_MTP_LOGITS = 4     /* "mtp_logits" [rows - 1, vocab_size]: row i is of token i + 2, by the multi-token-prediction
                                     head; needs option mtp = 1 */
 };
