@@ -171,3 +171,9 @@ def test_loading_reports_progress_and_can_be_cancelled(tiny_model: Any) -> None:
 
     with pytest.raises(ZeroDivisionError):
         QwenInferenceSession(tiny_model, progress=broken)
+
+
+def test_a_cache_too_small_for_a_hybrids_states_is_refused_with_the_figures() -> None:
+    hybrid = Path(__file__).parents[1] / "parity" / "data" / "qwen3_5"
+    with pytest.raises(QwenValueError, match=r"'kv_cache_bytes' is 1000; .* and two recurrent states take \d+"):
+        QwenInferenceSession(hybrid, kv_cache_bytes=1000)
