@@ -2,7 +2,8 @@
 
 #include <array>
 #include <new>
-#include <random>
+
+#include "base/entropy.h"
 
 namespace qwen {
 namespace {
@@ -15,9 +16,8 @@ uint64_t mix(uint64_t a, uint64_t b) {
 
 const std::array<uint64_t, 4>& secrets() {
   static const std::array<uint64_t, 4> drawn = [] {
-    std::random_device device;
     std::array<uint64_t, 4> values;
-    for (uint64_t& value : values) value = (uint64_t{device()} << 32 | device()) | 1;
+    for (uint64_t& value : values) value = entropy() | 1;
     return values;
   }();
   return drawn;

@@ -1,18 +1,16 @@
 #include "engine/sampling_params.h"
 
 #include <algorithm>
-#include <random>
 
+#include "base/entropy.h"
 #include "base/error.h"
 
 namespace qwen {
 namespace {
 
 uint64_t draw_seed() {
-  std::random_device device;
-  return (uint64_t{device()} << 32 | device()) &
-         ((uint64_t{1} << 53) - 1);  // what the option `seed` can hold
-}
+  return entropy() & ((uint64_t{1} << 53) - 1);
+}  // what the option `seed` can hold
 
 void check_token(const char* key, int32_t id, int64_t vocab_size) {
   if (id >= vocab_size)
