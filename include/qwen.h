@@ -28,7 +28,9 @@
  *   Threads   A const handle may be used by many threads at once. An engine may be shared by any number of threads:
  *             their requests are computed together. Other non-const handles: one thread at a time, unless said.
  *   Structs   Only the library fills them. Set struct_size = sizeof(the struct) first; the library writes no more than
- *             that, so a program compiled against an older header keeps working. Fields are only ever appended.
+ *             that, so a program compiled against an older header keeps working, and no more than it knows, so a program
+ *             that may meet an older library zeroes the struct first. In callbacks struct_size is the library's: look
+ *             there before reading a field that came later. Fields are only ever appended.
  *   Quiet     The library never prints, exits, installs signal handlers or changes the locale.
  *   Forks     Engines, requests and queues do not survive fork(): in a child their calls fail with QWEN_ERR_FORKED, and
  *             freeing them there leaves the parent's alone. Models, tokenizers, options and results may be used on.

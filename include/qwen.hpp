@@ -29,6 +29,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <exception>
 #include <functional>
 #include <initializer_list>
@@ -397,7 +398,10 @@ class Prompt {
 class Event {
  public:
   Event() noexcept = default;
-  explicit Event(const qwen_event& event) noexcept : raw_(event) {}
+  /* The struct of an older library ends before this program's does. */
+  explicit Event(const qwen_event& event) noexcept {
+    std::memcpy(&raw_, &event, event.struct_size < sizeof raw_ ? event.struct_size : sizeof raw_);
+  }
 
   /* QWEN_EVENT_TEXT, _TOOL_CALL, _FINISHED or _DONE. */
   int32_t type() const noexcept { return raw_.type; }
@@ -519,7 +523,6 @@ Result result_of(Function function, Arguments... arguments) {
 class Request {
  public:
   class Iterator;
-  struct End {};
 
   /* Waits for the next event. Null: none came in time or, when done(), there are no more. Throws as said above, and
    * QWEN_ERR_INVALID_ARGUMENT when the events go to a queue. */
@@ -536,7 +539,7 @@ class Request {
   bool done() const noexcept { return done_; }
 
   inline Iterator begin();
-  End end() const noexcept { return {}; }
+  inline Iterator end() const noexcept;
 
   /* Any thread, at any time, any number of times; takes effect within one step. */
   void cancel() noexcept { qwen_request_cancel(get()); }
@@ -576,10 +579,8 @@ class Request::Iterator {
   }
   void operator++(int) { ++*this; }
 
-  friend bool operator==(const Iterator& at, End) noexcept { return !at.event_; }
-  friend bool operator!=(const Iterator& at, End) noexcept { return at.event_; }
-  friend bool operator==(End, const Iterator& at) noexcept { return !at.event_; }
-  friend bool operator!=(End, const Iterator& at) noexcept { return at.event_; }
+  friend bool operator==(const Iterator& left, const Iterator& right) noexcept { return left.event_ == right.event_; }
+  friend bool operator!=(const Iterator& left, const Iterator& right) noexcept { return left.event_ != right.event_; }
 
  private:
   Request* request_ = nullptr;
@@ -587,6 +588,7 @@ class Request::Iterator {
 };
 
 inline Request::Iterator Request::begin() { return Iterator(*this); }
+inline Request::Iterator Request::end() const noexcept { return {}; }
 
 /* ------------------------------------------------------------------ queue
  *

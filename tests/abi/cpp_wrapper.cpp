@@ -19,7 +19,7 @@
 #include <span>
 static_assert(std::ranges::input_range<qwen::Request>);
 static_assert(std::input_iterator<qwen::Request::Iterator>);
-static_assert(std::sentinel_for<qwen::Request::End, qwen::Request::Iterator>);
+static_assert(std::ranges::common_range<qwen::Request>);
 static_assert(std::ranges::contiguous_range<qwen::Span<const float>>);
 static_assert(std::is_constructible_v<std::span<const float>, qwen::Span<const float>>);
 #endif

@@ -7,13 +7,16 @@
   tests/abi/offsets.txt         every field's offset and size on 64-bit machines (LP64)
   libqwen/api/qwen.map          the linker's version script
   libqwen/api/abi_asserts.cpp   the same offsets as static_asserts, so that a wrong compiler setting cannot build
+  tests/abi/libqwen.abi         types and signatures as abidiff reads them, taken from the debug information of stub()
 
-A diff that does more than add lines is a broken ABI. Needs cffi.
+A diff that does more than add lines is a broken ABI. Needs cffi, cc and abidw (Debian: abigail-tools).
 """
 
 from __future__ import annotations
 
 import re
+import subprocess
+import tempfile
 from pathlib import Path
 
 import cffi
@@ -60,8 +63,8 @@ def offsets_txt() -> str:
     return "\n".join(lines) + "\n"
 
 
-def version_script() -> str:
-    names = "".join(f"    {name};\n" for name in functions())
+def version_script(header: Path = HEADER) -> str:
+    names = "".join(f"    {name};\n" for name in functions(header))
     return (
         "# Written by tests/abi/make_offsets.py: exactly the functions of qwen.h. One node until 1.0, then one chained\n"
         "# node per release that is never edited again.\n"
@@ -88,6 +91,31 @@ def asserts_cpp() -> str:
     return "\n".join(lines) + "\n"
 
 
+def stub(header: Path, folder: Path, *flags: str, compiler: str = "cc") -> Path:
+    """folder/libqwen.so with every function of the header and nothing in it: what compilers make of the declarations.
+
+    The library itself cannot differ from it: each of its functions is defined, as extern "C", below the same declaration
+    (else it would be hidden), and abi_asserts.cpp holds the layouts. It is C++ and large, though, and its debug information
+    changes with every compiler.
+    """
+    text = re.sub(r"/\*.*?\*/", "", header.read_text(encoding="utf-8"), flags=re.DOTALL)
+    bodies = [f"{found} {{ for (;;); }}" for found in re.findall(r"^QWEN_API ([^;{]*\))[^;)]*;", text, flags=re.MULTILINE)]
+    (folder / "stub.c").write_text("\n".join([f'#include "{header}"', *bodies, ""]), encoding="utf-8")
+    (folder / "stub.map").write_text(version_script(header), encoding="utf-8")
+    link = ["-shared", "-fPIC", "-nostdlib", "-Wl,--version-script=stub.map", "-Wl,-soname,libqwen.so.0"]
+    command = [compiler, "-std=gnu99", "-g", *flags, "-w", *link, "stub.c", "-o", "libqwen.so"]
+    subprocess.run(command, check=True, cwd=folder)
+    return folder / "libqwen.so"
+
+
+def libqwen_abi(header: Path = HEADER) -> str:
+    """abidw's description of the ABI: of what the header declares, without places in files and folders."""
+    less = ["--no-architecture", "--no-corpus-path", "--no-comp-dir-path", "--no-show-locs", "--no-elf-needed"]
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["abidw", *less, "--type-id-style", "hash", str(stub(header, Path(folder)))]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
 GENERATED = {
     "tests/abi/symbols.txt": symbols_txt,
     "tests/abi/offsets.txt": offsets_txt,
@@ -96,6 +124,6 @@ GENERATED = {
 }
 
 if __name__ == "__main__":
-    for path, content in GENERATED.items():
+    for path, content in (GENERATED | {"tests/abi/libqwen.abi": libqwen_abi}).items():
         (ROOT / path).write_text(content(), encoding="utf-8")
         print(path)
