@@ -34,7 +34,9 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return installed
     # An editable install leaves the files in the source and build trees: gather what a wheel would hold.
     gathered = tmp_path_factory.mktemp("installed") / "qwen_ffi"
-    for name in ("lib/libqwen.so", "lib/libqwen.so.0", "lib/pkgconfig/qwen.pc", "include/qwen.h", "include/qwen.hpp"):
+    libraries = ("lib/libqwen.so", "lib/libqwen.so.0", "lib/pkgconfig/qwen.pc")
+    cmake = ("lib/cmake/qwen/qwen-config.cmake", "lib/cmake/qwen/qwen-config-version.cmake")
+    for name in (*libraries, *cmake, "include/qwen.h", "include/qwen.hpp"):
         (gathered / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(str(installed.joinpath(name)), gathered / name)
     (gathered / "demo_model").symlink_to(ROOT / "qwen_ffi" / "demo_model")
