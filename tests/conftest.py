@@ -76,3 +76,33 @@ def compile_c(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
         return program
 
     return compile_c
+
+
+@pytest.fixture(scope="session")
+def cargo(root: Path, package: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """cargo("test"): runs it in a copy of bindings/rust that finds the library and the demo model; returns what it prints.
+
+    Rust is not among what the README asks for: where there is none, these tests are skipped."""
+    if shutil.which("cargo") is None:
+        pytest.skip("cargo is not installed")
+    copy = tmp_path_factory.mktemp("rust") / "rust"
+    shutil.copytree(root / "bindings" / "rust", copy, ignore=shutil.ignore_patterns("target", "path", "Cargo.lock"))
+    model = copy / "qwen" / "path" / "to" / "Qwen3-0.6B"
+    model.parent.mkdir(parents=True)
+    model.symlink_to(package / "demo_model")
+    environment = {
+        **os.environ,
+        "CARGO_NET_OFFLINE": "true",
+        "CARGO_TARGET_DIR": str(copy / "target"),
+        "PKG_CONFIG_PATH": str(package / "lib" / "pkgconfig"),
+        "RUSTFLAGS": "-D warnings",
+        "RUSTDOCFLAGS": "-D warnings",
+    }
+
+    def cargo(*arguments: str, folder: Path = copy) -> str:
+        command = ["cargo", *arguments]
+        run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+        assert run.returncode == 0, run.stdout + run.stderr
+        return run.stdout
+
+    return cargo

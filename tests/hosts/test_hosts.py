@@ -36,17 +36,27 @@ def models(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return {name: own.get(name, HERE.parent / "parity" / "data" / name) for name in CASES}
 
 
-HOSTS = ["c", "cpp", "python"]
+HOSTS = ["c", "cpp", "python", "rust"]
 Command = list[str | Path]
 
 
 @pytest.fixture(scope="session")
-def command(compile_c: Callable[..., Path]) -> Callable[[str], Command]:
+def command(
+    compile_c: Callable[..., Path], package: Path, request: pytest.FixtureRequest
+) -> Callable[[str], Command]:
     """command("c"): what starts the host, which is built the first time."""
+
+    def rust() -> Command:
+        cargo = request.getfixturevalue("cargo")
+        messages = cargo("build", "--example", "host", "--message-format=json").splitlines()
+        built = [json.loads(line).get("executable") for line in messages]
+        return ["env", f"LD_LIBRARY_PATH={package / 'lib'}", next(filter(None, built))]
+
     makers: dict[str, Callable[[], Command]] = {
         "c": lambda: [compile_c(HERE / "host.c", "-std=c99", "-pedantic", "-Wconversion")],
         "cpp": lambda: [compile_c(HERE / "host.cpp", "-std=c++17", "-pedantic", "-Wconversion", compiler="c++")],
         "python": lambda: [sys.executable, HERE / "host.py"],
+        "rust": rust,
     }
     return functools.cache(lambda host: makers[host]())
 
