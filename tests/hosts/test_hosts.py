@@ -36,7 +36,7 @@ def models(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return {name: own.get(name, HERE.parent / "parity" / "data" / name) for name in CASES}
 
 
-HOSTS = ["c", "cpp", "python", "rust"]
+HOSTS = ["c", "cpp", "python", "rust", "node"]
 Command = list[str | Path]
 
 
@@ -57,6 +57,7 @@ def command(
         "cpp": lambda: [compile_c(HERE / "host.cpp", "-std=c++17", "-pedantic", "-Wconversion", compiler="c++")],
         "python": lambda: [sys.executable, HERE / "host.py"],
         "rust": rust,
+        "node": lambda: ["node", request.getfixturevalue("node_package") / "examples" / "host.js"],
     }
     return functools.cache(lambda host: makers[host]())
 
