@@ -243,7 +243,8 @@ export class LLM {
     return this.#engine;
   }
 
-  #search(start, inputs, last, { signal, instruction, options }) {
+  async #search(start, inputs, last, { signal, instruction, options }) {
+    if (!Array.isArray(inputs)) throw new TypeError(`what is searched must be a list, not ${typeof inputs}`);
     const list = inputs.map((item) => (isList(item) ? tokenIds("an input", item) : checkText("an input", item)));
     const work = (flag) => start(this.#open(), list, instruction, optionEntries(options), flag, last);
     const job = cancellable(work, signal, this.#cancels);

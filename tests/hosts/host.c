@@ -291,14 +291,13 @@ static int submit(Case *c) {
 }
 
 /* Reads the request to its end. */
-static int take_events(Case *c, int write, int cancel) {
+static int take_events(Case *c, int write) {
   qwen_event event = {.struct_size = sizeof event};
   for (int first = 1;; first = 0) {
     if (qwen_request_next(c->request, -1, &event, &c->error)) return 1;
     if (event.type == QWEN_EVENT_DONE) break;
     if (write && !first) fputc(',', line);
     if (write) write_event(&event);
-    if (cancel) qwen_request_cancel(c->request);
   }
   c->status = event.status;
   c->message = strdup(event.message);
@@ -317,9 +316,15 @@ static int generate(Case *c) {
 
 static int stream(Case *c) {
   fprintf(line, ",\"events\":[");
-  if (submit(c) || take_events(c, 1, 0)) return 1;
+  if (submit(c) || take_events(c, 1)) return 1;
   fputc(']', line);
   return write_answer(c);
+}
+
+static int cancel(Case *c) {
+  if (submit(c)) return 1;
+  qwen_request_cancel(c->request);
+  return take_events(c, 0) || write_answer(c);
 }
 
 static int encode(Case *c) {
@@ -356,8 +361,8 @@ static void answer(Case *c, const char *what, char *rest) {
   if (c->error) (void)0;
   else if (!strcmp(what, "generate")) generate(c);
   else if (!strcmp(what, "stream")) stream(c);
-  else if (!strcmp(what, "cancel")) (void)(submit(c) || take_events(c, 0, 1));
-  else if (!strcmp(what, "wait")) (void)(take_events(c, 0, 0) || write_answer(c));
+  else if (!strcmp(what, "cancel")) cancel(c);
+  else if (!strcmp(what, "wait")) (void)(take_events(c, 0) || write_answer(c));
   else if (!strcmp(what, "encode")) encode(c);
   else if (!strcmp(what, "embed")) embed(c, strtoll(rest, NULL, 10));
   else if (!strcmp(what, "rerank")) rerank(c, rest);

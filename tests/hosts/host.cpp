@@ -204,10 +204,9 @@ struct Case {
   std::string stream(qwen::Engine& engine, bool cancel) {
     qwen::Request started = engine.stream(prompt, options);
     Words events;
-    for (const qwen::Event& next : started) {
+    if (cancel) started.cancel();
+    for (const qwen::Event& next : started)
       if (!next.done()) events.push_back(event(next));
-      if (cancel) started.cancel();
-    }
     return ",\"events\":" + list(events.size(), [&](size_t i) { return events[i]; }) +
            result(started.result());
   }

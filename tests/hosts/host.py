@@ -158,7 +158,6 @@ def stream_line(stream: GenerationStream) -> Line:
 
 
 def cancelled_line(stream: GenerationStream) -> Line:
-    next(stream)
     stream.cancel()
     return stream_line(stream)
 

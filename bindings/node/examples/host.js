@@ -88,18 +88,20 @@ class Case {
     const { prompt, options, inputs, instruction } = this;
     if (what === "generate" || what === "submit") return answerLine(await llm.generate(prompt, options).result());
     if (what === "stream") return this.stream(llm.generate(prompt, options));
-    if (what === "cancel") return this.stream(llm.generate(prompt, options), (generation) => generation.cancel());
+    if (what === "cancel") return this.cancel(llm.generate(prompt, options));
     if (what === "encode") return { ids: llm.encode(prompt, options) };
     if (what === "rerank") return { scores: floats(await llm.rerank(unescape(rest), inputs, { instruction })) };
     return { embeddings: (await llm.embed(inputs, { instruction, dimensions: Number(rest) })).map(floats) };
   }
 
-  async stream(generation, each = () => {}) {
+  cancel(generation) {
+    generation.cancel();
+    return this.stream(generation);
+  }
+
+  async stream(generation) {
     const events = [];
-    for await (const event of generation) {
-      events.push(eventLine(event));
-      each(generation);
-    }
+    for await (const event of generation) events.push(eventLine(event));
     return { events, ...answerLine(await generation.result()) };
   }
 }

@@ -2,6 +2,9 @@
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
+import { mkdtempSync, readFileSync, readdirSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
@@ -13,12 +16,22 @@ import { Generation, LLM, QwenError, version } from "../index.js";
 const MODEL = fileURLToPath(new URL("../path/to/Qwen3-0.6B", import.meta.url));
 const INDEX = new URL("../index.js", import.meta.url).href;
 const BRIEFLY = { reasoning_mode: false, temperature: 0 };
-const ENDLESS = { raw: true, ignore_eos: true, max_tokens: 2000 };
+const ENDLESS = { raw: true, ignore_eos: true, max_tokens: 60000 }; // of the model below: many seconds, if nobody ends it
 const MANY = Array.from({ length: 2000 }, (_, n) => `Text number ${n}, of some words.`);
 
+const LONG = mkdtempSync(join(tmpdir(), "qwen-")); // the same model with a longer context
 let llm;
-before(async () => (llm = await LLM.open(MODEL)));
-after(() => llm.close());
+let long;
+before(async () => {
+  for (const name of readdirSync(MODEL)) if (name !== "config.json") symlinkSync(join(realpathSync(MODEL), name), join(LONG, name));
+  const config = JSON.parse(readFileSync(join(MODEL, "config.json"), "utf8"));
+  writeFileSync(join(LONG, "config.json"), JSON.stringify({ ...config, max_position_embeddings: 65536 }));
+  [llm, long] = await Promise.all([LLM.open(MODEL), LLM.open(LONG)]);
+});
+after(async () => {
+  await Promise.all([llm.close(), long.close()]);
+  rmSync(LONG, { recursive: true });
+});
 
 const failure = (code, message) => (error) => {
   assert.ok(error instanceof QwenError, String(error));
@@ -60,7 +73,7 @@ test("conversations, token ids, and many at once", async () => {
 });
 
 test("the event loop goes on while the library works", async () => {
-  for (const work of [() => llm.chat("What is", ENDLESS), () => llm.embed(MANY.slice(0, 300))]) {
+  for (const work of [() => llm.chat("What is", { ...ENDLESS, max_tokens: 2000 }), () => llm.embed(MANY.slice(0, 300))]) {
     let done = false;
     let turns = 0;
     const working = work().finally(() => (done = true));
@@ -71,20 +84,20 @@ test("the event loop goes on while the library works", async () => {
 });
 
 test("leaving the loop cancels the request", async () => {
-  const generation = llm.generate("What is", ENDLESS);
+  const generation = long.generate("What is", ENDLESS);
   for await (const event of generation) if (event.tokenIds) break;
-  assert.ok(generation.answer.stats.generatedTokens < 2000);
+  assert.ok(generation.answer.stats.generatedTokens < 60000);
   await assert.rejects(generation.result(), failure("QWEN_ERR_CANCELLED", /cancelled/));
 });
 
 test("cancel() and stop() end an answer, and so does Symbol.asyncDispose", async () => {
-  const stopped = llm.generate("What is", ENDLESS);
+  const stopped = long.generate("What is", ENDLESS);
   for await (const _ of stopped) stopped.stop();
   assert.equal((await stopped.result()).choices[0].finishReason, "stop");
-  const cancelled = llm.generate("What is", ENDLESS);
+  const cancelled = long.generate("What is", ENDLESS);
   cancelled.cancel();
   await assert.rejects(async () => { for await (const _ of cancelled); }, failure("QWEN_ERR_CANCELLED", /cancelled/));
-  const disposed = llm.generate("What is", ENDLESS);
+  const disposed = long.generate("What is", ENDLESS);
   await disposed[Symbol.asyncDispose]();
   assert.equal(disposed.answer.choices[0].finishReason, "cancelled");
 });
@@ -93,7 +106,7 @@ test("an AbortSignal ends what listens to it, with its reason", async () => {
   const reason = new Error("enough");
   const aborter = new AbortController();
   const seen = async () => {
-    for await (const _ of llm.generate("What is", { ...ENDLESS, signal: aborter.signal })) aborter.abort(reason);
+    for await (const _ of long.generate("What is", { ...ENDLESS, signal: aborter.signal })) aborter.abort(reason);
   };
   await assert.rejects(seen, (error) => error === reason);
   assert.throws(() => llm.generate("What is", { signal: aborter.signal }), (error) => error === reason);
@@ -131,6 +144,7 @@ test("errors name what is wrong", async () => {
   assert.throws(() => llm.generate("Hi", { seed: () => 3 }), { name: "TypeError" });
   assert.throws(() => llm.generate([]), failure("QWEN_ERR_INVALID_ARGUMENT", /./));
   await assert.rejects(llm.embed([]), failure("QWEN_ERR_INVALID_ARGUMENT", /there must be at least one/));
+  await assert.rejects(llm.embed("a"), { name: "TypeError", message: "what is searched must be a list, not string" });
   await assert.rejects(llm.embed(["a", 3]), { name: "TypeError", message: "an input must be a string, not number" });
   assert.match(version, /^\d+\.\d+\.\d+/);
 });
@@ -145,7 +159,7 @@ test("option values of every kind arrive", async () => {
 });
 
 test("closing ends what is under way", async () => {
-  const own = await LLM.open(MODEL);
+  const own = await LLM.open(LONG);
   const generation = own.generate("What is", ENDLESS);
   const embedding = own.embed(MANY);
   const closing = own.close();
@@ -165,9 +179,9 @@ test("what holds a handle is made by the package only", () => {
 });
 
 const child = (program, ...flags) =>
-  promisify(execFile)(process.execPath, [...flags, "--input-type=module", "-e", `import { LLM } from "${INDEX}";\n${program}`, MODEL], { timeout: 60000 });
+  promisify(execFile)(process.execPath, [...flags, "--input-type=module", "-e", `import { LLM } from "${INDEX}";\n${program}`, LONG], { timeout: 60000 });
 const OPEN = `const llm = await LLM.open(process.argv[1]);\n`;
-const START = `${OPEN}const generation = llm.generate("What is", { raw: true, ignore_eos: true, max_tokens: 2000 });\n`;
+const START = `${OPEN}const generation = llm.generate("What is", { raw: true, ignore_eos: true, max_tokens: 60000 });\n`;
 
 test("a process ends when its answers are out, closed or not", async () => {
   const { stdout } = await child(`${OPEN}llm.chat("What is 1 + 1?", { reasoning_mode: false }).then((answer) => console.log(answer.text));`);
@@ -194,10 +208,10 @@ test("workers have models of their own, and may be terminated", async () => {
     const llm = await LLM.open(workerData.model);
     const { text } = await llm.chat("What is 4 + 4?", { reasoning_mode: false, temperature: 0 });
     parentPort.postMessage(text);
-    for await (const _ of llm.generate("What is", { raw: true, ignore_eos: true, max_tokens: 2000 }));`;
+    for await (const _ of llm.generate("What is", { raw: true, ignore_eos: true, max_tokens: 60000 }));`;
   const url = new URL(`data:text/javascript,${encodeURIComponent(program)}`);
   await Promise.all([1, 2].map(async () => {
-    const worker = new Worker(url, { workerData: { index: INDEX, model: MODEL } });
+    const worker = new Worker(url, { workerData: { index: INDEX, model: LONG } });
     const text = await new Promise((resolve, reject) => worker.once("message", resolve).once("error", reject));
     assert.equal(text, "4 plus 4 is 8.");
     await worker.terminate();

@@ -204,13 +204,10 @@ impl Parts {
 
     fn stream(&self, engine: &Engine, cancel: bool) -> Result<String> {
         let mut request = engine.stream(&self.prompt, &self.options)?;
-        let mut events = Vec::new();
-        while let Some(next) = request.next() {
-            events.push(next?);
-            if cancel {
-                request.cancel();
-            }
+        if cancel {
+            request.cancel();
         }
+        let events: Vec<Event> = request.by_ref().collect::<Result<_>>()?;
         Ok(format!(",\"events\":{}{}", list(&events, event), answer(&request.result()?)))
     }
 

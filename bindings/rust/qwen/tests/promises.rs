@@ -1,8 +1,10 @@
 //! What the crate promises, against the model in path/to/Qwen3-0.6B, which must be the demo model of the Python package.
 
 use std::os::fd::AsRawFd;
-use std::thread;
+use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::time::Duration;
+use std::{fs, thread};
 
 use qwen::{sys, Engine, ErrorKind, Event, FinishReason, Inputs, Model, Options, Prompt, Queue, Request, Tensors, Tokenizer};
 
@@ -16,9 +18,22 @@ fn briefly() -> Options {
     Options::new().set("reasoning_mode", false).set("temperature", 0)
 }
 
-/// An answer of many thousand tokens.
-fn endless() -> (Prompt, Options) {
-    (Prompt::from_text("What is").unwrap(), Options::new().set("ignore_eos", true).set("max_tokens", 2000))
+const ENDLESS: i32 = 60_000; // tokens: many seconds, if nobody ends the answer
+
+/// An engine on the same model with a longer context, and what makes it give an endless answer.
+fn endless(test: &str) -> (Engine, Prompt, Options) {
+    let (model, copy) = (fs::canonicalize(MODEL).unwrap(), Path::new(env!("CARGO_TARGET_TMPDIR")).join(test));
+    let _ = fs::remove_dir_all(&copy);
+    fs::create_dir(&copy).unwrap();
+    for name in ["model.safetensors", "tokenizer.json"] {
+        symlink(model.join(name), copy.join(name)).unwrap();
+    }
+    let config = fs::read_to_string(model.join("config.json")).unwrap();
+    let longer = config.replace("\"max_position_embeddings\": 2048", "\"max_position_embeddings\": 65536");
+    assert_ne!(longer, config);
+    fs::write(copy.join("config.json"), longer).unwrap();
+    let options = Options::new().set("ignore_eos", true).set("max_tokens", ENDLESS);
+    (Engine::open(copy, &Options::new()).unwrap(), Prompt::from_text("What is").unwrap(), options)
 }
 
 #[test]
@@ -80,19 +95,19 @@ fn a_stream_says_what_generate_says() {
 
 #[test]
 fn a_request_that_is_dropped_leaves_nothing_running() {
-    let (engine, (prompt, options)) = (engine(), endless());
+    let (engine, prompt, options) = endless("a_request_that_is_dropped_leaves_nothing_running");
     let mut request = engine.stream(&prompt, &options).unwrap();
     let _canceller = request.canceller(); // does not keep it going
     request.next().unwrap().unwrap();
     drop(request);
     assert!(engine.drain(Some(Duration::from_secs(20))).unwrap());
-    assert!(engine.stats().unwrap().generated_tokens < 2000);
+    assert!(engine.stats().unwrap().generated_tokens < ENDLESS.into());
     assert_eq!(engine.stream(&prompt, &options).err().unwrap().kind(), ErrorKind::Closed);
 }
 
 #[test]
 fn another_thread_cancels_and_stops() {
-    let (engine, (prompt, options)) = (engine(), endless());
+    let (engine, prompt, options) = endless("another_thread_cancels_and_stops");
     let mut request = engine.stream(&prompt, &options).unwrap();
     let canceller = request.canceller();
     thread::spawn(move || canceller.cancel()).join().unwrap();
@@ -110,7 +125,7 @@ fn another_thread_cancels_and_stops() {
 
 #[test]
 fn a_request_outlives_its_engine() {
-    let (engine, (prompt, options)) = (engine(), endless());
+    let (engine, prompt, options) = endless("a_request_outlives_its_engine");
     let request = engine.stream(&prompt, &options).unwrap();
     drop((engine, prompt));
     assert_eq!(request.wait().unwrap_err().kind(), ErrorKind::Closed);
