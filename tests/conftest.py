@@ -113,11 +113,17 @@ def cargo(root: Path, package: Path, tmp_path_factory: pytest.TempPathFactory) -
         "RUSTDOCFLAGS": "-D warnings",
     }
 
-    def cargo(*arguments: str, folder: Path = copy) -> str:
-        command = ["cargo", *arguments]
-        run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-        assert run.returncode == 0, run.stdout + run.stderr
-        return run.stdout
+    def cargo(*arguments: str, folder: Path = copy, fails: bool = False, **variables: str) -> str:
+        run = subprocess.run(
+            ["cargo", *arguments],
+            cwd=folder,
+            env={**environment, **variables},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert (run.returncode != 0) == fails, run.stdout + run.stderr
+        return run.stderr if fails else run.stdout
 
     return cargo
 

@@ -4,7 +4,17 @@
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 
-const addon = createRequire(import.meta.url)("./build/qwen.node"); // `npm run build` makes it
+const addon = load("./build/qwen.node");
+
+function load(file) {
+  const require = createRequire(import.meta.url);
+  try {
+    return require(file);
+  } catch (error) {
+    if (error.code !== "MODULE_NOT_FOUND") throw error; // libqwen.so is missing, say
+    throw new Error(`${fileURLToPath(new URL(file, import.meta.url))} has not been built: run \`npm run build\` there`, { cause: error });
+  }
+}
 
 export class QwenError extends Error {
   constructor(message, status, code) {

@@ -50,6 +50,14 @@ def test_the_package_is_built_and_passes_its_tests_as_its_readme_says(node_packa
     assert int(re.findall(r"pass (\d+)$", said, flags=re.MULTILINE)[0]) >= 15
 
 
+def test_an_addon_that_has_not_been_built_is_an_error_that_says_so(node_package: Path, tmp_path: Path) -> None:
+    for name in ("index.js", "package.json"):
+        shutil.copy(node_package / name, tmp_path)
+    run = subprocess.run(["node", tmp_path / "index.js"], capture_output=True, text=True, timeout=60)
+    assert run.returncode != 0
+    assert f"Error: {tmp_path}/build/qwen.node has not been built: run `npm run build` there" in run.stderr
+
+
 def test_the_readmes_program_runs(node_package: Path, root: Path, demo_model: Path, tmp_path: Path) -> None:
     """As somebody writes it who has the package in node_modules."""
     modules = tmp_path / "node_modules"

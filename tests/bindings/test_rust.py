@@ -50,6 +50,12 @@ def test_the_crates_please_rusts_own_tools(command: list[str], cargo: Cargo) -> 
     cargo(*command)
 
 
+def test_a_library_that_is_not_there_is_an_error_of_the_build_that_says_so(cargo: Cargo, tmp_path: Path) -> None:
+    nowhere = {"PKG_CONFIG_PATH": "", "PKG_CONFIG_LIBDIR": str(tmp_path), "CARGO_TARGET_DIR": str(tmp_path / "target")}
+    said = cargo("build", "--package", "qwen-sys", fails=True, **nowhere)
+    assert 'pkg-config knows no "qwen". Is libqwen installed? PKG_CONFIG_PATH must name the folder of its qwen.pc.' in said
+
+
 def test_the_readmes_program_runs(cargo: Cargo, root: Path, demo_model: Path, tmp_path: Path) -> None:
     """In a package of its own, with the lines of Cargo.toml that the README shows."""
     (manifest,) = blocks(root / "README.md", "toml")
