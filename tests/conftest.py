@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -78,3 +79,69 @@ def compile_c(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
         return program
 
     return compile_c
+
+
+def version_of(program: str) -> tuple[int, ...]:
+    """(0,): there is none."""
+    if shutil.which(program) is None:
+        return (0,)
+    said = subprocess.run([program, "--version"], check=True, capture_output=True, text=True).stdout
+    return tuple(int(number) for number in re.findall(r"\d+", said)[:2])
+
+
+def node_header() -> Path:
+    program = subprocess.run(["node", "-p", "process.execPath"], check=True, capture_output=True, text=True).stdout
+    return Path(program.strip()).parents[1] / "include" / "node" / "node_api.h"
+
+
+@pytest.fixture(scope="session")
+def cargo(root: Path, package: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """cargo("test"): runs it in a copy of bindings/rust that finds the library and the demo model; returns what it prints.
+
+    Rust is not among what the README asks for: where there is none, these tests are skipped."""
+    if version_of("cargo") < (1, 77):
+        pytest.skip("cargo 1.77 or newer is not installed")
+    copy = tmp_path_factory.mktemp("rust") / "rust"
+    shutil.copytree(root / "bindings" / "rust", copy, ignore=shutil.ignore_patterns("target", "path", "Cargo.lock"))
+    model = copy / "qwen" / "path" / "to" / "Qwen3-0.6B"
+    model.parent.mkdir(parents=True)
+    model.symlink_to(package / "demo_model")
+    environment = {
+        **os.environ,
+        "CARGO_NET_OFFLINE": "true",
+        "CARGO_TARGET_DIR": str(copy / "target"),
+        "PKG_CONFIG_PATH": str(package / "lib" / "pkgconfig"),
+        "RUSTFLAGS": "-D warnings",
+        "RUSTDOCFLAGS": "-D warnings",
+    }
+
+    def cargo(*arguments: str, folder: Path = copy, fails: bool = False, **variables: str) -> str:
+        run = subprocess.run(
+            ["cargo", *arguments],
+            cwd=folder,
+            env={**environment, **variables},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert (run.returncode != 0) == fails, run.stdout + run.stderr
+        return run.stderr if fails else run.stdout
+
+    return cargo
+
+
+@pytest.fixture(scope="session")
+def node_package(root: Path, package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of bindings/node with the addon built, the demo model beside it. Skipped as cargo is."""
+    if version_of("node") < (20, 0) or not node_header().is_file():
+        pytest.skip("node 20 or newer with its headers is not installed")
+    copy = tmp_path_factory.mktemp("node") / "libqwen"
+    shutil.copytree(root / "bindings" / "node", copy, ignore=shutil.ignore_patterns("build", "path"))
+    model = copy / "path" / "to" / "Qwen3-0.6B"
+    model.parent.mkdir(parents=True)
+    model.symlink_to(package / "demo_model")
+    build = json.loads((copy / "package.json").read_text(encoding="utf-8"))["scripts"]["build"]
+    environment = {**os.environ, "PKG_CONFIG_PATH": str(package / "lib" / "pkgconfig")}
+    run = subprocess.run(["sh", "-c", build], cwd=copy, env=environment, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")
+    return copy

@@ -5,7 +5,10 @@ The Python blocks of a file are run from top to bottom in one namespace: each go
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +54,17 @@ def run_python(path: Path, checkpoint: Path, namespace: dict[str, Any]) -> None:
         text = block.text.replace(CHECKPOINT, str(checkpoint)).replace(ADAPTER, str(ADAPTERS / "friendly"))
         source = "\n" * (block.line - 1) + text
         exec(compile(source, str(path), "exec"), namespace)
+
+
+def run_commands(path: Path, folder: Path) -> str:
+    """Runs the sh blocks of a file in a folder, one after the other, with the Python of these tests; returns what they print."""
+    search = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    script = "\n".join(["set -e", *(block.text for block in blocks(path, "sh"))])
+    run = subprocess.run(
+        ["bash", "-c", script], cwd=folder, env={**os.environ, "PATH": search}, capture_output=True, text=True, timeout=300
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout
 
 
 def broken_links(path: Path) -> list[str]:

@@ -12,7 +12,7 @@ SOURCES = sorted(
     path
     for folder in FOLDERS
     for path in (ROOT / folder).rglob("*")
-    if path.suffix in {".py", ".c", ".h", ".cpp", ".hpp", ".cu", ".cuh", ".go"}
+    if path.suffix in {".py", ".c", ".h", ".cpp", ".hpp", ".cu", ".cuh", ".go", ".rs", ".js", ".mjs", ".ts"}
 )
 # qwen.h and C programs are set by hand: their columns and line breaks mean something.
 CPP = [path for path in SOURCES if path.suffix in {".h", ".cpp", ".hpp"} and not path.name.startswith("qwen")]
