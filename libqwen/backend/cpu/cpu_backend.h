@@ -104,6 +104,14 @@ class CpuBackend final : public Backend {
   float* scratch(int64_t floats_per_worker);
   float* worker_scratch(int worker) const;
 
+  // Level, precision and weight decide who multiplies: never how many rows there are.
+  bool takes_tiles(const Weight& weight) const {
+    return kernels_.tiles != nullptr && precision_ == Precision::bf16 && own(weight).format == Format::bf16;
+  }
+  void linear_in_tiles(Rows x, std::span<const Projection> projections);
+  void linear_in_vectors(Rows x, std::span<const Projection> projections);
+  const std::byte* pack(Rows x);
+
   // attention() of the rows at positions before `end`.
   void attend(const CpuCache& cache, const Batch& batch, const AttentionArgs& args, int64_t end, Rows q,
               Rows out);
@@ -139,6 +147,7 @@ class CpuBackend final : public Backend {
   ThreadPool pool_;
   Buffer scratch_;
   int64_t scratch_stride_ = 0;  // floats
+  Buffer packed_;               // activations for tiles
   std::vector<AttentionItem> attention_items_;
   // Of indexed_attention(): rows that do not see everything, and which groups each of them picked, ascending.
   struct SparseRow {
