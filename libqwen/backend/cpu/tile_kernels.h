@@ -4,11 +4,13 @@
 // One order of accumulation for every row count: an output is one float32 accumulator that takes 32 inputs at a time, in
 // ascending order, by the tile instruction (https://www.intel.com/content/www/us/en/docs/intrinsics-guide, TDPBF16PS).
 //
-// Included by a translation unit compiled for one instruction set: see kernels.h.
+// Included by translation units compiled for one instruction set: see kernels.h.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+
+#include "backend/cpu/kernels.h"
 
 namespace qwen::cpu {
 
@@ -70,9 +72,28 @@ static constexpr int64_t tile_scratch_bytes(int64_t rows, int64_t outputs) {
   return pairs * (2 * kTileSlice / kTileInputs + 4 * row_pairs) * kTileBytes;  // a slice, and sums
 }
 
+// Attention (AttentionTask of kernels.h) reads keys and values as tiles' first operand: of a block of the cache, keys lie
+// [kBlock][tile_key_width], padded with zeros, and values [padded_head_dim][kBlock].
+static constexpr int64_t tile_key_width(int64_t head_dim) {
+  return packed_chunks(head_dim) * kTileInputs;
+}
+
+// It walks the cache in spans from position 0: of each span scores, then probabilities relative to the maximum so far, then
+// products with the values; the sum of the probabilities is a product with ones. Probabilities are rounded to bfloat16.
+static constexpr int64_t kSpan = 256;
+
+static constexpr int64_t tile_attention_bytes(int64_t queries, int64_t head_dim) {
+  const int64_t groups = (queries + kTileRows - 1) / kTileRows;
+  const int64_t query_tiles = packed_chunks(head_dim), sum_tiles = padded_head_dim(head_dim) / kTileRows + 1;
+  const int64_t span_tiles = kSpan / kTileRows + kSpan / kTileInputs;  // scores, probabilities
+  return (groups * (query_tiles + sum_tiles + span_tiles + 1) + padded_head_dim(head_dim) / kTileRows) *
+         kTileBytes;
+}
+
 struct TileKernels {
   void (*pack)(const TilePackTask& task);
   void (*linear)(const TileLinearTask& task);
+  void (*attention)(const AttentionTask& task);
 };
 
 }  // namespace qwen::cpu
