@@ -108,7 +108,9 @@ class CpuBackend final : public Backend {
   float* worker_scratch(int worker) const;
 
   // Level, precision and weight decide who multiplies: never how many rows there are.
-  bool takes_tiles(const Weight& weight) const { return has_tiles() && own(weight).format == Format::bf16; }
+  bool takes_tiles(const Projection& p) const {
+    return has_tiles() && !p.exact && own(*p.weight).format == Format::bf16;
+  }
   void linear_in_tiles(Rows x, std::span<const Projection> projections);
   void linear_in_vectors(Rows x, std::span<const Projection> projections);
   const std::byte* pack(Rows x);

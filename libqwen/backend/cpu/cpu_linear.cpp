@@ -37,9 +37,9 @@ void CpuBackend::linear(Rows x, std::span<const Projection> projections) {
   }
   // Neighbours of one kind together.
   while (!projections.empty()) {
-    const bool in_tiles = takes_tiles(*projections.front().weight);
+    const bool in_tiles = takes_tiles(projections.front());
     size_t count = 1;
-    while (count < projections.size() && takes_tiles(*projections[count].weight) == in_tiles) ++count;
+    while (count < projections.size() && takes_tiles(projections[count]) == in_tiles) ++count;
     if (in_tiles) {
       linear_in_tiles(x, projections.first(count));
     } else {
