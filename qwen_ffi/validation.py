@@ -5,7 +5,9 @@ usually a longer text) and meta.json with what bfloat16 arithmetic cost the refe
 
     float32   logits, hidden states: max abs diff 1e-3. Free greedy generation: every id equal. Embeddings: 1e-5.
     bfloat16  on prompt + greedy continuation: mean abs diff 2 x, KL(reference, engine) mean 3 x and max 5 x the reference's
-              own, argmax agreement at least its own less 2/32. Embeddings: cosine 0.999.
+              own, argmax agreement at least its own less 2/32. Embeddings: cosine 0.999. In a mixture of experts rounding
+              may tip a near tie between two experts, which changes one position a lot: the largest KL leaves out one
+              position of fifty.
 
 The multi-token-prediction head has the limits of the logits (at bfloat16 of their mean difference).
 """
@@ -179,6 +181,12 @@ def _text(
     return tuple(checks), free
 
 
+def _is_mixture(case: Path) -> bool:
+    config = json.loads((case / "config.json").read_text())
+    parts = [config, config.get("text_config", {}), config.get("thinker_config", {}).get("text_config", {})]
+    return any(part.get(key, 0) > 1 for part in parts for key in ("num_experts", "num_local_experts"))
+
+
 def _text_16_bit(case: Path, expected: Mapping[str, Array], model: Transformer) -> tuple[Check, ...]:
     """Teacher forced over prompt + greedy_ids: row t of the reference predicts token t + 1."""
     import numpy as np
@@ -189,11 +197,12 @@ def _text_16_bit(case: Path, expected: Mapping[str, Array], model: Transformer) 
     ours = model.forward([prompt + greedy[:-1]])[0].astype(np.float64)
     p, q = _log_softmax(reference), _log_softmax(ours)
     divergence = (np.exp(p) * (p - q)).sum(-1)
+    left_out = -(-len(divergence) // 50) if _is_mixture(case) else 0
     agreement = float((ours[len(prompt) - 1 :].argmax(-1) == np.asarray(greedy)).mean())
     return (
         Check("mean diff", float(np.abs(ours - reference).mean()), 2 * stats["bf16_meandiff"]),
         Check("KL mean", float(divergence.mean()), 3 * stats["bf16_kl_mean"]),
-        Check("KL max", float(divergence.max()), 5 * stats["bf16_kl_max"]),
+        Check("KL max", float(np.sort(divergence)[-1 - left_out]), 5 * stats["bf16_kl_max"]),
         Check("argmax agreement", agreement, stats["bf16_greedy_agreement_teacher_forced"] - 2 / 32, at_least=True),
     )
 

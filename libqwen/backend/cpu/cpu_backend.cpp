@@ -73,13 +73,14 @@ std::unique_ptr<Workspace> CpuBackend::create_workspace() {
 size_t CpuBackend::cache_block_bytes(const CacheGroupSpec& spec) const {
   if (spec.recurrent()) return CpuStateCache::block_bytes(spec);
   const size_t heads = static_cast<size_t>(spec.layers * spec.kv_heads);
-  return heads * (CpuCache::key_bytes(spec, cache_format()) + CpuCache::value_bytes(spec, cache_format())) +
+  const CacheLayout layout = cache_layout();
+  return heads * (layout.key_bytes(spec.head_dim) + layout.value_bytes(spec.head_dim)) +
          static_cast<size_t>(spec.layers * CpuCache::index_block_floats(spec)) * sizeof(float);
 }
 
 std::unique_ptr<CacheStorage> CpuBackend::create_cache(const CacheGroupSpec& spec, int64_t blocks) {
   if (spec.recurrent()) return std::make_unique<CpuStateCache>(spec, blocks);
-  return std::make_unique<CpuCache>(spec, blocks, cache_format());
+  return std::make_unique<CpuCache>(spec, blocks, cache_layout());
 }
 
 float* CpuBackend::scratch(int64_t floats_per_worker) {

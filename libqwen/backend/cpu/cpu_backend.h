@@ -92,7 +92,10 @@ class CpuBackend final : public Backend {
     counts_[static_cast<size_t>(op) * kFormats + static_cast<size_t>(format)].fetch_add(
         1, std::memory_order_relaxed);
   }
-  Format cache_format() const { return precision_ == Precision::f32 ? Format::f32 : Format::bf16; }
+  bool has_tiles() const { return kernels_.tiles != nullptr && precision_ == Precision::bf16; }
+  CacheLayout cache_layout() const {
+    return {precision_ == Precision::f32 ? Format::f32 : Format::bf16, has_tiles()};
+  }
   // task(first_row, last_row) over all rows, in pieces worth waking a thread for.
   template <class Task>
   void for_rows(int64_t rows, int64_t floats_per_row, Task&& task) {
@@ -103,6 +106,17 @@ class CpuBackend final : public Backend {
   // Scratch of `floats` floats for each worker, aligned, kept from call to call.
   float* scratch(int64_t floats_per_worker);
   float* worker_scratch(int worker) const;
+
+  // Level, precision and weight decide who multiplies: never how many rows there are.
+  bool takes_tiles(const Projection& p) const {
+    return has_tiles() && !p.exact && own(*p.weight).format == Format::bf16;
+  }
+  void linear_in_tiles(Rows x, std::span<const Projection> projections);
+  void linear_in_vectors(Rows x, std::span<const Projection> projections);
+  const std::byte* pack(Rows x);
+  // Floats of scratch that attention of a task needs, and the kernel that does it.
+  int64_t attention_floats(int64_t queries, int64_t head_dim) const;
+  void attend(const CpuCache& cache, const AttentionTask& task) const;
 
   // attention() of the rows at positions before `end`.
   void attend(const CpuCache& cache, const Batch& batch, const AttentionArgs& args, int64_t end, Rows q,
@@ -139,6 +153,7 @@ class CpuBackend final : public Backend {
   ThreadPool pool_;
   Buffer scratch_;
   int64_t scratch_stride_ = 0;  // floats
+  Buffer packed_;               // activations for tiles
   std::vector<AttentionItem> attention_items_;
   // Of indexed_attention(): rows that do not see everything, and which groups each of them picked, ascending.
   struct SparseRow {

@@ -25,14 +25,18 @@ int64_t whole_lines(int64_t floats) {
   return pieces(floats, kLine) * kLine;
 }
 
-// Columns [from_slot, from_slot + count) of a transposed block of keys to those from to_slot on of another one.
+// Positions [from_slot, from_slot + count) of a block to those from to_slot on of another one; in columns or in rows.
 template <class Element>
-void copy_columns(const std::byte* from, int64_t from_slot, std::byte* to, int64_t to_slot, int64_t count,
-                  int64_t head_dim) {
-  const auto* source = reinterpret_cast<const Element*>(from) + from_slot;
-  auto* target = reinterpret_cast<Element*>(to) + to_slot;
-  for (int64_t d = 0; d < head_dim; ++d, source += kCacheBlock, target += kCacheBlock)
-    for (int64_t i = 0; i < count; ++i) target[i] = source[i];
+void copy_positions(const std::byte* from, int64_t from_slot, std::byte* to, int64_t to_slot, int64_t count,
+                    int64_t head_dim, int64_t row_width, bool in_rows) {
+  const auto* source = reinterpret_cast<const Element*>(from);
+  auto* target = reinterpret_cast<Element*>(to);
+  if (in_rows) {
+    std::copy_n(source + from_slot * row_width, count * row_width, target + to_slot * row_width);
+    return;
+  }
+  for (int64_t d = 0; d < head_dim; ++d)
+    std::copy_n(source + d * kCacheBlock + from_slot, count, target + d * kCacheBlock + to_slot);
 }
 
 // A cache of one row's own: blocks 0, 1, … of one key/value head.
@@ -44,22 +48,16 @@ struct Gathered {
 
   // Positions [slot, slot + n) of a block, inside which they lie, as those of the target do.
   void append(int64_t layer, int64_t block, int64_t head, int64_t slot, int64_t n) {
-    const CacheGroupSpec& spec = cache.spec();
-    const size_t element = CpuCache::element_bytes(cache.format());
-    const size_t row_bytes = static_cast<size_t>(padded_head_dim(spec.head_dim)) * element;
     const auto to_block = static_cast<size_t>(count / kCacheBlock);
-    const int64_t to_slot = count % kCacheBlock;
-    std::byte* const to_keys = keys + to_block * CpuCache::key_bytes(spec, cache.format());
-    const std::byte* const from_keys = cache.keys(layer, block, head);
-    if (cache.format() == Format::f32) {
-      copy_columns<float>(from_keys, slot, to_keys, to_slot, n, spec.head_dim);
-    } else {
-      copy_columns<uint16_t>(from_keys, slot, to_keys, to_slot, n, spec.head_dim);
-    }
-    std::memcpy(values + to_block * CpuCache::value_bytes(spec, cache.format()) +
-                    static_cast<size_t>(to_slot) * row_bytes,
-                cache.values(layer, block, head) + static_cast<size_t>(slot) * row_bytes,
-                static_cast<size_t>(n) * row_bytes);
+    const auto copy = [&](const std::byte* from, std::byte* to, bool in_rows) {
+      const auto copy_elements =
+          cache.format() == Format::f32 ? copy_positions<float> : copy_positions<uint16_t>;
+      const int64_t head_dim = cache.spec().head_dim;
+      copy_elements(from, slot, to, count % kCacheBlock, n, head_dim, cache.layout().row_width(head_dim),
+                    in_rows);
+    };
+    copy(cache.keys(layer, block, head), keys + to_block * cache.key_bytes(), cache.layout().tiles);
+    copy(cache.values(layer, block, head), values + to_block * cache.value_bytes(), !cache.layout().tiles);
     count += n;
   }
 };
@@ -189,9 +187,9 @@ void CpuBackend::indexed_attention(const CacheStorage& storage, const Batch& bat
 
   const int64_t query_heads = args.heads / args.kv_heads;
   const int64_t blocks = pieces(shape.budget + shape.ratio - 1, kCacheBlock);
-  const int64_t key_floats = blocks * CpuCache::key_bytes(cache.spec(), cache.format()) / sizeof(float);
-  const int64_t value_floats = blocks * CpuCache::value_bytes(cache.spec(), cache.format()) / sizeof(float);
-  const int64_t attention_floats = whole_lines(attention_scratch(1, query_heads, args.head_dim));
+  const int64_t key_floats = blocks * cache.key_bytes() / sizeof(float);
+  const int64_t value_floats = blocks * cache.value_bytes() / sizeof(float);
+  const int64_t attention_floats = whole_lines(this->attention_floats(query_heads, args.head_dim));
   scratch(attention_floats + whole_lines(key_floats) + whole_lines(value_floats) + blocks);
   pool_.for_each(rows * args.kv_heads, [&](int64_t index, int worker) {
     const int64_t item = index / args.kv_heads, head = index % args.kv_heads;
@@ -214,23 +212,23 @@ void CpuBackend::indexed_attention(const CacheStorage& storage, const Batch& bat
     if (const int64_t tail = (position + 1) % shape.ratio; tail > 0) append(position + 1 - tail, tail);
 
     const int64_t offset = (sequence.first_row + sparse.row) * q.width + head * query_heads * args.head_dim;
-    kernels_.attention[static_cast<int>(cache.format())]({
-        .q = static_cast<const float*>(q.data) + offset,
-        .out = static_cast<float*>(out.data) + offset,
-        .row_stride = q.width,
-        .rows = 1,
-        .query_heads = query_heads,
-        .head_dim = args.head_dim,
-        .first_position = gathered.count - 1,
-        .window = 0,
-        .scale = args.scale,
-        .keys = gathered.keys,
-        .values = gathered.values,
-        .key_block_bytes = static_cast<int64_t>(CpuCache::key_bytes(cache.spec(), cache.format())),
-        .value_block_bytes = static_cast<int64_t>(CpuCache::value_bytes(cache.spec(), cache.format())),
-        .block_table = identity,
-        .scratch = for_attention,
-    });
+    attend(cache, {
+                      .q = static_cast<const float*>(q.data) + offset,
+                      .out = static_cast<float*>(out.data) + offset,
+                      .row_stride = q.width,
+                      .rows = 1,
+                      .query_heads = query_heads,
+                      .head_dim = args.head_dim,
+                      .first_position = gathered.count - 1,
+                      .window = 0,
+                      .scale = args.scale,
+                      .keys = gathered.keys,
+                      .values = gathered.values,
+                      .key_block_bytes = static_cast<int64_t>(cache.key_bytes()),
+                      .value_block_bytes = static_cast<int64_t>(cache.value_bytes()),
+                      .block_table = identity,
+                      .scratch = for_attention,
+                  });
   });
 }
 

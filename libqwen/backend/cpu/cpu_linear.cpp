@@ -27,8 +27,6 @@ int64_t pieces(int64_t count, int64_t size) {
 
 void CpuBackend::linear(Rows x, std::span<const Projection> projections) {
   if (x.rows == 0) return;
-  int64_t outputs = 0;
-  bool in_panels = false;
   for (const Projection& p : projections) {
     const CpuWeight& weight = own(*p.weight);
     if (weight.width != x.width || weight.outputs != p.out.width || p.out.rows != x.rows) {
@@ -36,10 +34,28 @@ void CpuBackend::linear(Rows x, std::span<const Projection> projections) {
            x.width, "], out [", p.out.rows, ", ", p.out.width, "]");
     }
     counted(Op::linear, weight.format);
-    outputs += weight.outputs;
-    in_panels = in_panels || !weight.in_place();
   }
+  // Neighbours of one kind together.
+  while (!projections.empty()) {
+    const bool in_tiles = takes_tiles(projections.front());
+    size_t count = 1;
+    while (count < projections.size() && takes_tiles(projections[count]) == in_tiles) ++count;
+    if (in_tiles) {
+      linear_in_tiles(x, projections.first(count));
+    } else {
+      linear_in_vectors(x, projections.first(count));
+    }
+    projections = projections.subspan(count);
+  }
+}
 
+void CpuBackend::linear_in_vectors(Rows x, std::span<const Projection> projections) {
+  int64_t outputs = 0;
+  bool in_panels = false;
+  for (const Projection& p : projections) {
+    outputs += p.out.width;
+    in_panels = in_panels || !own(*p.weight).in_place();
+  }
   const bool few = x.rows <= kFewRows;
   const bool widened = !few || in_panels;  // any of the projections
   const int64_t slice = !widened || kernels_.k_slice == 0 ? x.width : std::min(x.width, kernels_.k_slice);

@@ -9,6 +9,7 @@
 #include <string>
 #include <utility>
 
+#include "backend/cpu/tile_kernels.h"
 #include "base/error.h"
 #include "base/system_memory.h"
 
@@ -89,19 +90,23 @@ void CpuWorkspace::reset() {
   place_ = {};
 }
 
-size_t CpuCache::key_bytes(const CacheGroupSpec& spec, Format format) {
-  return static_cast<size_t>(spec.head_dim * kCacheBlock) * element_bytes(format);
+int64_t CacheLayout::row_width(int64_t head_dim) const {
+  return tiles ? tile_key_width(head_dim) : padded_head_dim(head_dim);
 }
 
-size_t CpuCache::value_bytes(const CacheGroupSpec& spec, Format format) {
-  return static_cast<size_t>(padded_head_dim(spec.head_dim) * kCacheBlock) * element_bytes(format);
+size_t CacheLayout::key_bytes(int64_t head_dim) const {
+  return static_cast<size_t>((tiles ? row_width(head_dim) : head_dim) * kCacheBlock) * element_bytes();
 }
 
-CpuCache::CpuCache(const CacheGroupSpec& spec, int64_t blocks, Format format)
-    : spec_(spec), blocks_(blocks), format_(format) {
+size_t CacheLayout::value_bytes(int64_t head_dim) const {
+  return static_cast<size_t>(padded_head_dim(head_dim) * kCacheBlock) * element_bytes();
+}
+
+CpuCache::CpuCache(const CacheGroupSpec& spec, int64_t blocks, CacheLayout layout)
+    : spec_(spec), blocks_(blocks), layout_(layout) {
   const size_t heads = static_cast<size_t>(spec.layers * blocks * spec.kv_heads);
-  key_plane_bytes_ = round_up(heads * key_bytes(spec, format));
-  memory_ = Mapping(key_plane_bytes_ + heads * value_bytes(spec, format),
+  key_plane_bytes_ = round_up(heads * key_bytes());
+  memory_ = Mapping(key_plane_bytes_ + heads * value_bytes(),
                     cat("a key/value cache of ", blocks, " blocks (", blocks * kCacheBlock, " positions)"));
   index_ = Mapping(static_cast<size_t>(spec.layers * blocks * index_block_floats(spec)) * sizeof(float),
                    cat("the index keys of ", blocks, " blocks"));
@@ -124,12 +129,12 @@ float* CpuCache::group_key(int64_t layer, int64_t block, int64_t group) const {
 
 std::byte* CpuCache::keys(int64_t layer, int64_t block, int64_t head) const {
   const int64_t index = (layer * blocks_ + block) * spec_.kv_heads + head;
-  return memory_.data() + static_cast<size_t>(index) * key_bytes(spec_, format_);
+  return memory_.data() + static_cast<size_t>(index) * key_bytes();
 }
 
 std::byte* CpuCache::values(int64_t layer, int64_t block, int64_t head) const {
   const int64_t index = (layer * blocks_ + block) * spec_.kv_heads + head;
-  return memory_.data() + key_plane_bytes_ + static_cast<size_t>(index) * value_bytes(spec_, format_);
+  return memory_.data() + key_plane_bytes_ + static_cast<size_t>(index) * value_bytes();
 }
 
 }  // namespace qwen::cpu

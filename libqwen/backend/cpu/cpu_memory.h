@@ -62,35 +62,43 @@ class Mapping {
   size_t size_ = 0;
 };
 
-// Two planes, keys and values, each [layer][block][kv_head][one block of one head]; see kernels.h for a
-// block's inside. With an indexer a third one, float32 whatever the precision, [layer][block] of:
+// How a block's inside is laid out: as kernels.h says, or for tiles, as tile_kernels.h does.
+struct CacheLayout {
+  Format format;
+  bool tiles = false;
+
+  size_t element_bytes() const { return format == Format::f32 ? 4 : 2; }
+  // Of keys and of values one lies in rows of one position each, this many elements wide, the other in columns.
+  int64_t row_width(int64_t head_dim) const;
+  size_t key_bytes(int64_t head_dim) const;    // of one block of one head
+  size_t value_bytes(int64_t head_dim) const;  // likewise
+};
+
+// Two planes, keys and values, each [layer][block][kv_head][one block of one head]. With an indexer a third one, float32 whatever the precision, [layer][block] of:
 //   the index key of every position, as it was projected   [kCacheBlock][head_dim]
 //   of every group of `ratio` positions its key, and the cosines and sines of its first position, which may have come in an
 //   earlier step                                           [kCacheBlock / ratio][head_dim + rotary_dim]
 class CpuCache final : public CacheStorage {
  public:
-  CpuCache(const CacheGroupSpec& spec, int64_t blocks, Format format);
-
-  static size_t element_bytes(Format format) { return format == Format::f32 ? 4 : 2; }
-  static size_t key_bytes(const CacheGroupSpec& spec, Format format);    // of one block of one head
-  static size_t value_bytes(const CacheGroupSpec& spec, Format format);  // likewise
+  CpuCache(const CacheGroupSpec& spec, int64_t blocks, CacheLayout layout);
 
   const CacheGroupSpec& spec() const { return spec_; }
-  Format format() const { return format_; }
+  const CacheLayout& layout() const { return layout_; }
+  Format format() const { return layout_.format; }
+  size_t key_bytes() const { return layout_.key_bytes(spec_.head_dim); }
+  size_t value_bytes() const { return layout_.value_bytes(spec_.head_dim); }
   std::byte* keys(int64_t layer, int64_t block, int64_t head) const;
   std::byte* values(int64_t layer, int64_t block, int64_t head) const;
   float* index_key(int64_t layer, int64_t block, int64_t slot) const;
   float* group_key(int64_t layer, int64_t block, int64_t group) const;  // its angles follow it
   static int64_t index_block_floats(const CacheGroupSpec& spec);
-  int64_t key_block_bytes() const { return spec_.kv_heads * static_cast<int64_t>(key_bytes(spec_, format_)); }
-  int64_t value_block_bytes() const {
-    return spec_.kv_heads * static_cast<int64_t>(value_bytes(spec_, format_));
-  }
+  int64_t key_block_bytes() const { return spec_.kv_heads * static_cast<int64_t>(key_bytes()); }
+  int64_t value_block_bytes() const { return spec_.kv_heads * static_cast<int64_t>(value_bytes()); }
 
  private:
   CacheGroupSpec spec_;
   int64_t blocks_;
-  Format format_;
+  CacheLayout layout_;
   size_t key_plane_bytes_;
   Mapping memory_, index_;
 };

@@ -43,7 +43,7 @@ void CpuBackend::moe(Workspace& workspace, Rows x, const MoeArgs& args, Rows out
   const auto experts = static_cast<int64_t>(args.experts.size());
   const Workspace::Mark start = workspace.mark();
   const Rows logits = workspace.rows(x.rows, experts);
-  linear(x, std::array{Projection{.weight = args.router, .out = logits}});
+  linear(x, std::array{Projection{.weight = args.router, .out = logits, .exact = true}});
 
   auto& assigned = routing_.assigned;
   assigned.resize(std::max(assigned.size(), args.experts.size()));

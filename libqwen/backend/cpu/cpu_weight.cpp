@@ -1,6 +1,7 @@
 #include "backend/cpu/cpu_weight.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "base/error.h"
@@ -133,6 +134,15 @@ void CpuWeight::widen(const Kernels& kernels, const Panel& panel, float* to, int
   const std::byte* const source = data + panel.output * row_bytes() + panel.input * element_bytes();
   for (int64_t n = 0; n < panel.outputs; ++n)
     kernels.widen[static_cast<int>(format)](source + n * row_bytes(), panel.inputs, to + n * stride);
+}
+
+void CpuWeight::copy_bf16(const Panel& panel, uint16_t* to) const {
+  const int64_t next_output = transposed_ ? 1 : width, next_input = transposed_ ? row_stride_ : 1;
+  for (int64_t i = 0; i < panel.inputs; ++i) {
+    const std::byte* from = data + (panel.output * next_output + (panel.input + i) * next_input) * 2;
+    for (int64_t n = 0; n < panel.outputs; ++n, from += next_output * 2)
+      std::memcpy(to + n * panel.inputs + i, from, 2);
+  }
 }
 
 void CpuWeight::widen_blocks(const Kernels& kernels, const Panel& panel, float* to, int64_t stride) const {

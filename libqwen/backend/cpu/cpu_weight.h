@@ -25,6 +25,9 @@ class CpuWeight final : public Weight {
   // Part of a matrix as float32: to[n * stride + i] = weight[panel.output + n][panel.input + i].
   void widen(const Kernels& kernels, const Panel& panel, float* to, int64_t stride) const;
 
+  // The same of a bfloat16 matrix, as it is: [panel.outputs][panel.inputs], dense.
+  void copy_bf16(const Panel& panel, uint16_t* to) const;
+
   Format format = Format::f32;
   int64_t outputs = 0;              // of a matrix; elements of a vector
   int64_t width = 0;                // inputs of a matrix; 1 for a vector

@@ -9,11 +9,12 @@
 
 namespace qwen::cpu {
 
-// In ascending order; each contains the ones before it. AMX will be the next one.
+// In ascending order; each contains the ones before it.
 enum class Isa : uint8_t {
   portable,  // the compiler's baseline: x86-64 or any other machine
   avx2,      // AVX2, FMA, F16C, BMI2
   avx512,    // AVX-512 F, BW, DQ, VL, CD
+  amx,       // AMX tiles of bfloat16, AVX-512 BF16
 };
 
 std::string_view isa_name(Isa isa);
@@ -21,7 +22,8 @@ std::string_view isa_name(Isa isa);
 // What both the CPU and the operating system (XCR0) allow, ascending; never empty.
 std::vector<Isa> available_isas();
 
-// The level to use; empty: the highest available. (The options table has asked QWEN_CPU_ISA already.)
+// The level to use; empty: the highest available. (The options table has asked QWEN_CPU_ISA already.) Tiles need the system's
+// permission, which is the process's from then on.
 // Throws Error: invalid_argument (unknown name), unsupported (this machine lacks it).
 Isa choose_isa(std::string_view requested);
 

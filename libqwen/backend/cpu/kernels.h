@@ -155,6 +155,8 @@ struct GatedDeltaTask {
   int64_t out_stride = 0;
 };
 
+struct TileKernels;
+
 struct Kernels {
   int64_t k_slice;  // at which many rows profit from slicing k, a multiple of kMaxLanes; 0: this level cannot
   void (*linear[kPlainFormats])(const LinearTask& task);        // by the weight's format
@@ -174,12 +176,14 @@ struct Kernels {
   // Pairs (i, i + half) of each head; cosines and sines are [half].
   void (*rope)(float* x, int64_t heads, int64_t head_dim, const float* cosines, const float* sines,
                int64_t half);
+  const TileKernels* tiles = nullptr;  // bfloat16 matrices go to these instead (tile_kernels.h)
 };
 
 const Kernels& portable_kernels();
 #if defined(__x86_64__)
 const Kernels& avx2_kernels();
 const Kernels& avx512_kernels();
+const Kernels& amx_kernels();
 #endif
 const Kernels& kernels(Isa isa);
 
