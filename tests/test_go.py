@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +19,18 @@ def module(root: Path) -> Path:
     return root / "bindings" / "go"
 
 
-def test_gofmt_has_nothing_to_say(go: Go, module: Path) -> None:
-    assert go("-l", ".", program="gofmt") == ""
+@pytest.fixture(scope="session")
+def host(root: Path) -> Path:
+    return root / "tests" / "hosts" / "go"
 
 
-def test_vet_has_nothing_to_say(go: Go) -> None:
+def test_gofmt_has_nothing_to_say(go: Go, module: Path, host: Path) -> None:
+    assert go("-l", module, host, program="gofmt") == ""
+
+
+def test_vet_has_nothing_to_say(go: Go, host: Path) -> None:
     assert go("vet", "./...") == ""
+    assert go("vet", "./...", cwd=host) == ""
 
 
 def test_the_modules_own_tests_and_examples(go: Go) -> None:
@@ -34,6 +41,14 @@ def test_the_modules_own_tests_and_examples(go: Go) -> None:
     names = [name for _, _, name, *_ in ended]
     assert "TestTheGeneratedOptionsAreTheLibrarys" in names
     assert sum(name.startswith("Example") for name in names) >= 5
+
+
+def test_the_host_answers(go: Go, host: Path, demo_model: Path) -> None:
+    cases = "case sum\nmessage user What is 17 + 25?\nf64 temperature 0\ni64 reasoning_mode 0\ngenerate\ncase bad\ntext x\ni64 colour 3\nstream\n"
+    first, second = map(json.loads, go("run", ".", demo_model, cwd=host, input=cases).splitlines())
+    assert first["choices"][0]["text"] == "17 plus 25 is 42."
+    assert (second["case"], second["error"]["code"]) == ("bad", 1)
+    assert second["error"]["message"].startswith("unknown option 'colour'")
 
 
 def test_a_program_with_the_library_inside(go: Go, demo_model: Path, tmp_path: Path) -> None:

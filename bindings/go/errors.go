@@ -53,12 +53,17 @@ func (s Status) Is(target error) bool {
 type Error struct {
 	Status  Status
 	Message string // names the file, key or value and what would be right
-	cause   error  // the context's own error, where that was the reason
+	cause   error  // the reason, where it is another error: that of a context, say
 }
 
-func (e *Error) Error() string { return "qwen: " + e.Message }
+func (e *Error) Error() string {
+	if e.cause == nil {
+		return "qwen: " + e.Message
+	}
+	return "qwen: " + e.Message + ": " + e.cause.Error()
+}
 
-// Unwrap lets errors.Is and errors.As find the status, and the context's error where a context ended the call.
+// Unwrap lets errors.Is and errors.As find the status, and the reason: the context's error where a context ended the call.
 func (e *Error) Unwrap() []error {
 	if e.cause == nil {
 		return []error{e.Status}
@@ -71,5 +76,5 @@ func (e *Error) Timeout() bool { return e.Status == ErrTimeout }
 
 // cancelled is the failure of what a context has ended.
 func cancelled(cause error) *Error {
-	return &Error{Status: ErrCancelled, Message: "cancelled: " + cause.Error(), cause: cause}
+	return &Error{Status: ErrCancelled, Message: "the request was cancelled", cause: cause}
 }

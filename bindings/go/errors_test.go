@@ -104,7 +104,7 @@ func TestAWrongPromptIsAnError(t *testing.T) {
 		{qwen.Messages{{Role: "assistant", ToolCalls: []qwen.ToolCall{{Name: "\xff"}}}}, "a tool call is not valid UTF-8"},
 		{qwen.Messages{{Role: "assistant", ToolCalls: []qwen.ToolCall{{Name: "f", Arguments: "[]"}}}}, "message 0: "},
 		{qwen.Conversation{Messages: hello, Tools: 5}, "tools"},
-		{qwen.Conversation{Messages: hello, Tools: func() {}}, "Tools: "},
+		{qwen.Conversation{Messages: hello, Tools: func() {}}, "Tools cannot be written as JSON"},
 		{qwen.Conversation{Messages: hello, Variables: []int{1}}, "object"},
 	} {
 		_, err := llm.Complete(background, prompt.prompt)

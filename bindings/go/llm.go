@@ -114,7 +114,7 @@ func (l *LLM) Drain(ctx context.Context) error {
 			return err
 		}
 		if ctx.Err() != nil {
-			return &Error{Status: ErrTimeout, Message: "some requests are still running: " + context.Cause(ctx).Error(), cause: context.Cause(ctx)}
+			return &Error{Status: ErrTimeout, Message: "some requests are still running", cause: context.Cause(ctx)}
 		}
 	}
 }
@@ -129,7 +129,7 @@ func reasonOf(err error, contexts ...context.Context) error {
 			if reason, ok := context.Cause(ctx).(*Error); ok {
 				return reason
 			}
-			return cancelled(context.Cause(ctx))
+			return &Error{Status: ErrCancelled, Message: failure.Message, cause: context.Cause(ctx)}
 		}
 	}
 	return err

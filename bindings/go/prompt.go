@@ -157,7 +157,7 @@ func jsonText(what string, value any) (string, error) {
 	}
 	encoded, err := json.Marshal(value)
 	if err != nil {
-		return "", &Error{Status: ErrInvalidArgument, Message: what + ": " + err.Error(), cause: err}
+		return "", &Error{Status: ErrInvalidArgument, Message: what + " cannot be written as JSON", cause: err}
 	}
 	return string(encoded), nil
 }

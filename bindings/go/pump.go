@@ -34,7 +34,7 @@ func startPump() (*pump, error) {
 	descriptor, err := syscall.Dup(int(C.qwen_queue_fd(p.queue))) // the original is the library's to close
 	if err != nil {
 		C.qwen_queue_free(p.queue)
-		return nil, &Error{Status: ErrIO, Message: "no file descriptor for the event queue: " + err.Error(), cause: err}
+		return nil, &Error{Status: ErrIO, Message: "no file descriptor for the event queue", cause: err}
 	}
 	syscall.CloseOnExec(descriptor)
 	p.wakeup = os.NewFile(uintptr(descriptor), "qwen_queue")
