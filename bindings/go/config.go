@@ -21,7 +21,7 @@ func NewConfig(path string, options ...ConfigOption) *Config {
 }
 
 // WithProgress calls report while a model loads or while texts are embedded or ranked, with how much is done, 0 to 1, on the
-// goroutine that waits. It returns whether to go on: false ends the call with [ErrCancelled]. It must not close the [LLM].
+// goroutine that waits. It returns whether to go on: false ends the call with [ErrCancelled]. It must not use the [LLM].
 func WithProgress(report func(fraction float64) bool) ProgressOption { return ProgressOption{report} }
 
 // ProgressOption is what [WithProgress] returns.

@@ -41,5 +41,6 @@
 //
 // The package is compiled by cgo and needs a C compiler and pkg-config, which must know "qwen": put the folder of qwen.pc
 // into PKG_CONFIG_PATH. With the build tag qwen_static the library becomes part of the program (qwen-static.pc), which then
-// needs no libqwen.so where it runs.
+// needs no libqwen.so where it runs. Go's build cache does not notice another answer of pkg-config: after installing libqwen
+// in another place or version, run "go clean -cache".
 package qwen

@@ -127,7 +127,8 @@ func TestEverythingThatWasAskedForIsInTheOutput(t *testing.T) {
 			t.Fatalf("%d tokens, %d and %d", len(choice.TokenIDs), len(choice.Logprobs), len(choice.TopLogprobs))
 		}
 		for i, top := range choice.TopLogprobs { // greedy: the chosen token is the likeliest
-			if len(top) != 3 || top[0] != (qwen.TokenLogprob{TokenID: choice.TokenIDs[i], Logprob: choice.Logprobs[i]}) || top[1].Logprob > top[0].Logprob {
+			chosen := qwen.TokenLogprob{TokenID: choice.TokenIDs[i], Logprob: choice.Logprobs[i]}
+			if len(top) != 3 || top[0] != chosen || top[1].Logprob > top[0].Logprob {
 				t.Errorf("at %d: %v", i, top)
 			}
 		}

@@ -86,7 +86,8 @@ func TestInfoStatsAndCounters(t *testing.T) {
 		t.Fatal(err)
 	}
 	info := llm.Info()
-	if info.Architecture != "Qwen3ForCausalLM" || info.Path != demoModel || !info.HasChatTemplate || info.VocabSize == 0 || info.Parameters == 0 {
+	if info.Architecture != "Qwen3ForCausalLM" || info.Path != demoModel || !info.HasChatTemplate || info.VocabSize == 0 ||
+		info.Parameters == 0 {
 		t.Errorf("%+v", info)
 	}
 	stats, err := llm.Stats()
@@ -118,7 +119,8 @@ func TestAdaptersAnswerBesideTheModel(t *testing.T) {
 	expect(t, llm.LoadAdapter("a\x00", "other"), qwen.ErrInvalidArgument, "NUL")
 	expect(t, llm.LoadAdapter(adapters+"/friendly", "a\x00"), qwen.ErrInvalidArgument, "NUL")
 	loaded, err := llm.Adapters()
-	if err != nil || len(loaded) != 2 || loaded[0].Name != "kind" || loaded[1].Name != "sure" || loaded[0].Rank == 0 || loaded[0].Parameters == 0 {
+	if err != nil || len(loaded) != 2 || loaded[0].Name != "kind" || loaded[1].Name != "sure" || loaded[0].Rank == 0 ||
+		loaded[0].Parameters == 0 {
 		t.Errorf("%+v, %v", loaded, err)
 	}
 	plain, err := llm.Complete(background, qwen.Text("What is 17 + 25?"), greedy)
@@ -160,7 +162,8 @@ func TestEmbeddingsAndScores(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	said, err := llm.Embed(background, texts, qwen.WithInstruction("Given a web search query, retrieve relevant passages that answer the query"))
+	const sentence = "Given a web search query, retrieve relevant passages that answer the query"
+	said, err := llm.Embed(background, texts, qwen.WithInstruction(sentence))
 	if err != nil || !reflect.DeepEqual(usual, said) || reflect.DeepEqual(usual, vectors) {
 		t.Errorf("the usual instruction and the one that was said: %v, %v, %v", usual, said, err)
 	}
@@ -205,10 +208,11 @@ func TestSearchingReportsAndCanBeEnded(t *testing.T) {
 	llm := open(t, demoModel)
 	texts := make10000("Rice is cooked in water.")
 	var last float64
-	if _, err := llm.Embed(background, texts[:50], qwen.WithProgress(func(done float64) bool { last = done; return true })); err != nil || last != 1 {
+	_, err := llm.Embed(background, texts[:50], qwen.WithProgress(func(done float64) bool { last = done; return true }))
+	if err != nil || last != 1 {
 		t.Errorf("%v, %v", last, err)
 	}
-	_, err := llm.Embed(background, texts, qwen.WithProgress(func(done float64) bool { return done < 0.001 }))
+	_, err = llm.Embed(background, texts, qwen.WithProgress(func(done float64) bool { return done < 0.001 }))
 	expect(t, err, qwen.ErrCancelled)
 	ctx, cancel := context.WithTimeout(background, 20*time.Millisecond)
 	defer cancel()
@@ -266,6 +270,7 @@ func TestEveryStepIsTraced(t *testing.T) {
 		t.Fatal(err)
 	}
 	llm.Close() // after the last step
+	open(t, demoModel, qwen.WithTrace(nil), qwen.WithProgress(nil))
 	if want := output.Stats.PromptTokens + output.Stats.GeneratedTokens - 1; rows.Load() != want || number.Load() < stats.Steps {
 		t.Errorf("%d rows in %d steps; wanted %d", rows.Load(), number.Load(), want)
 	}
@@ -279,7 +284,8 @@ func TestTheTableOfOptions(t *testing.T) {
 		}
 	}
 	temperature := table["temperature"]
-	if temperature.Type != qwen.OptionFloat || temperature.ForConfig || !temperature.HasBounds || temperature.Default != "1" || temperature.IsBool() {
+	if temperature.Type != qwen.OptionFloat || temperature.ForConfig || !temperature.HasBounds || temperature.Default != "1" ||
+		temperature.IsBool() {
 		t.Errorf("%+v", temperature)
 	}
 	if !slices.Equal(table["load"].Choices, []string{"mmap", "read"}) || !table["load"].ForConfig || !table["logprobs"].IsBool() {

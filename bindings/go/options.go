@@ -115,6 +115,9 @@ func (o Option) set(options *C.qwen_options) error {
 	case *progress:
 		return setCallback(options, key, C.qwen_callback_fn(C.qwenGoProgress), value)
 	case func(Step):
+		if value == nil {
+			return nil
+		}
 		return setCallback(options, key, C.qwen_callback_fn(C.qwenGoStep), value)
 	}
 	return failf(ErrInvalidArgument, "option '%s' is given as a %T; see WithOption for what is allowed", o.key, o.value)

@@ -64,15 +64,15 @@ func WithMaxWaiting(value int) ConfigOption {
 	return WithOption("max_waiting", value)
 }
 
-// WithPrefixCache sets the option prefix_cache. 1: keys, values and states of earlier requests are kept while there is
-// room in the cache, and used again where a prompt begins alike: memory in use grows towards kv_cache_bytes. (true is
-// 1, false is 0.) Default: true.
+// WithPrefixCache sets the option prefix_cache. true: keys, values and states of earlier requests are kept while there
+// is room in the cache, and used again where a prompt begins alike: memory in use grows towards kv_cache_bytes.
+// Default: true.
 func WithPrefixCache(value bool) ConfigOption {
 	return WithOption("prefix_cache", value)
 }
 
-// WithMTP sets the option mtp. 1: load the checkpoint's multi-token-prediction head too, for its logits. (true is 1,
-// false is 0.) Default: false.
+// WithMTP sets the option mtp. true: load the checkpoint's multi-token-prediction head too, for its logits. Default:
+// false.
 func WithMTP(value bool) ConfigOption {
 	return WithOption("mtp", value)
 }
@@ -158,8 +158,7 @@ func WithStop(value ...string) SamplingOption {
 	return WithOption("stop", value)
 }
 
-// WithIgnoreEOS sets the option ignore_eos. 1: the model's end tokens do not end the answer. (true is 1, false is 0.)
-// Default: false.
+// WithIgnoreEOS sets the option ignore_eos. true: the model's end tokens do not end the answer. Default: false.
 func WithIgnoreEOS(value bool) SamplingOption {
 	return WithOption("ignore_eos", value)
 }
@@ -170,8 +169,7 @@ func WithSeed(value int64) SamplingOption {
 	return WithOption("seed", value)
 }
 
-// WithLogprobs sets the option logprobs. 1: report the log-probability of every chosen token. (true is 1, false is 0.)
-// Default: false.
+// WithLogprobs sets the option logprobs. true: report the log-probability of every chosen token. Default: false.
 func WithLogprobs(value bool) SamplingOption {
 	return WithOption("logprobs", value)
 }
@@ -182,8 +180,8 @@ func WithTopLogprobs(value int) SamplingOption {
 	return WithOption("top_logprobs", value)
 }
 
-// WithPromptLogprobs sets the option prompt_logprobs. 1: report the log-probability of every token of the prompt; it is
-// then computed in full, the prefix cache aside. (true is 1, false is 0.) Default: false.
+// WithPromptLogprobs sets the option prompt_logprobs. true: report the log-probability of every token of the prompt; it
+// is then computed in full, the prefix cache aside. Default: false.
 func WithPromptLogprobs(value bool) SamplingOption {
 	return WithOption("prompt_logprobs", value)
 }
