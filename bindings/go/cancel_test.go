@@ -70,10 +70,10 @@ func TestAContextThatEndsCancelsTheRequestAndTheCallWaitsForIt(t *testing.T) {
 
 	ctx, stop := context.WithTimeout(background, 20*time.Millisecond)
 	defer stop()
-	output, err := llm.Complete(ctx, qwen.Text("What is 2 + 3?"))
+	_, err = llm.Complete(ctx, qwen.Text("What is 2 + 3?"))
 	expect(t, err, qwen.ErrCancelled)
-	if !errors.Is(err, context.DeadlineExceeded) || output == nil || running(t, llm) != 0 {
-		t.Errorf("%v, %+v", err, output)
+	if !errors.Is(err, context.DeadlineExceeded) || running(t, llm) != 0 {
+		t.Error(err)
 	}
 	_, err = llm.GenerateBatch(ctx, []qwen.Prompt{qwen.Text("Hello"), qwen.Text("What is 2 + 3?")})
 	expect(t, err, qwen.ErrCancelled)
