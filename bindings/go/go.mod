@@ -1,0 +1,3 @@
+module libqwen/bindings/go
+
+go 1.25

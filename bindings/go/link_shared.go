@@ -1,0 +1,6 @@
+//go:build !qwen_static
+
+package qwen
+
+// #cgo pkg-config: qwen
+import "C"
