@@ -37,7 +37,13 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return installed
     # An editable install leaves the files in the source and build trees: gather what a wheel would hold.
     gathered = tmp_path_factory.mktemp("installed") / "qwen_ffi"
-    libraries = ("lib/libqwen.so", "lib/libqwen.so.0", "lib/libqwen.a", "lib/pkgconfig/qwen.pc", "lib/pkgconfig/qwen-static.pc")
+    libraries = (
+        "lib/libqwen.so",
+        "lib/libqwen.so.0",
+        "lib/libqwen.a",
+        "lib/pkgconfig/qwen.pc",
+        "lib/pkgconfig/qwen-static.pc",
+    )
     cmake = ("lib/cmake/qwen/qwen-config.cmake", "lib/cmake/qwen/qwen-config-version.cmake")
     for name in (*libraries, *cmake, "include/qwen.h", "include/qwen.hpp"):
         (gathered / name).parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ func WithThreads(value int) ConfigOption {
 }
 
 // WithCPUISA sets the option cpu_isa. Forces a CPU instruction set level; default: the best one of this machine.
-// Allowed: portable, avx2, avx512.
+// Allowed: portable, avx2, avx512, amx.
 func WithCPUISA(value string) ConfigOption {
 	return WithOption("cpu_isa", value)
 }

@@ -142,7 +142,7 @@ def _amx() -> Check:
     if not found:
         return Check("amx", Status.OK, "this processor has none")
     used = any("amx" in level for level in _build("cpu_isa"))
-    return Check("amx", Status.OK, ", ".join(found) + ("" if used else "; this build does not use it"))
+    return Check("amx", Status.OK, ", ".join(found) + ("" if used else "; not usable: Linux 5.16 or newer has to offer the tiles"))
 
 
 def _cores() -> Check:
