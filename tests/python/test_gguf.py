@@ -1,6 +1,6 @@
 """GGUF files: the same numbers, tokens and chat template as the same model as safetensors, and the bits of the `gguf` package.
 
-The files are written with that package (tests/benchmarks/gguf_checkpoint.py). What its quantisers cannot write, the K-quants,
+The files are written with that package (tests/benchmarks/gguf_checkpoint.py). What its quantisers cannot write
 is made of random blocks.
 """
 
@@ -31,9 +31,10 @@ PARITY = TESTS / "parity" / "data"
 IDS = [5, 460, 0, 13, 511, *range(20, 90)]
 
 K_QUANTS = ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
-QUANTS = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", *K_QUANTS]
+RANDOM = [*K_QUANTS, "IQ4_NL", "IQ4_XS"]  # which the package cannot write
+QUANTS = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "MXFP4", *RANDOM]
 # Where a block has its halves: random bytes there could be NaN, and would be of any magnitude.
-HALVES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
+HALVES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,)}
 
 WIDE: dict[str, Any] = {
     "architectures": ["Qwen3ForCausalLM"],
@@ -139,7 +140,7 @@ def test_quantised_matrices_have_the_bits_of_the_gguf_package(
     dtype: str, isa: str, wide_model: Path, tmp_path: Path
 ) -> None:
     """All of them, through logits; and every element of the embedding table, which is the tied head too, as it stands."""
-    pack = random_blocks(dtype) if dtype in K_QUANTS else None
+    pack = random_blocks(dtype) if dtype in RANDOM else None
     file = make_gguf(wide_model, tmp_path / "model.gguf", dtype, pack=pack)
     twin = as_safetensors(file, WIDE, tmp_path / "twin")
     table = read_safetensors(twin / "model.safetensors")["model.embed_tokens.weight"]
