@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <span>
 #include <utility>
 
@@ -161,7 +162,10 @@ class GgufTensors final : public TensorSource {
       return;
     }
     const auto [layer, rest] = split_layer(tensor.name, kLayerPrefix);
-    const bool mtp = hybrid_ && layer == cat(layers_);
+    int64_t number = 0;
+    std::from_chars(layer.data(), layer.data() + layer.size(), number);
+    if (hybrid_ && number > layers_) return;  // further heads, which no published model has
+    const bool mtp = hybrid_ && number == layers_;
     const std::string prefix = mtp ? std::string(kMtpLayer) : cat(kPublishedLayerPrefix, layer, ".");
     const Name* known = find_gguf(kLayerNames, rest);
     if (!known) known = find_gguf(own_names_, rest);

@@ -6,7 +6,9 @@ order: the same numbers as the published checkpoint's to rounding. Among GGUF fi
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 
 from qwen_ffi import QwenInferenceSession, SamplingConfig, Transformer
 from qwen_ffi._safetensors import read_safetensors, write_safetensors
+from qwen_ffi.cli import main
 from qwen_ffi.errors import QwenFileFormatError, QwenUnsupportedError
 
 from .adapters import ATTENTION, LINEAR_ATTENTION, MLP, make_adapter
@@ -139,6 +142,20 @@ def test_the_head_that_predicts_further_is_a_layer_behind_the_last(folder: Path,
         got, want = ours.mtp_logits([IDS])[0], published.mtp_logits([IDS])[0]
         np.testing.assert_allclose(got, want, rtol=0, atol=ROUNDING)
         assert ours.info.parameters == published.info.parameters
+
+
+@pytest.mark.parametrize("folder", ["qwen3_next", "qwen3_5", "qwen3_5_moe"], indirect=True)
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_the_reference_agrees_with_the_file(
+    dtype: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """transformers' stored logits and tokens, at the limits of the parity tests."""
+    make_gguf(folder, tmp_path / "model.gguf")
+    for name in ("expected.safetensors", "expected_mtp.safetensors", "meta.json"):
+        shutil.copy(folder / name, tmp_path)
+    assert main(["validate", str(tmp_path), "--dtype", dtype, "--json"]) == 0
+    reports = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [report["file"] for report in reports if report.get("ok")] == ["expected", "expected_mtp"]
 
 
 # ------------------------------------------------------------------------------------ what else the converter can write
@@ -312,10 +329,17 @@ def test_heads_that_cannot_run_do_not_disturb_who_does_not_want_them(folder: Pat
         for name in [name for name in writer.tensors[0] if name.startswith("blk.4.")]:
             del writer.tensors[0][name]
 
+    def second_head(writer: Any) -> None:
+        with_value("qwen35.block_count", 6)(writer)
+        with_value("qwen35.nextn_predict_layers", 2)(writer)
+        tensor("blk.5.nextn.hnorm.weight", 64)(writer)
+        no_tensor("blk.4.nextn.hnorm.weight")(writer)
+
     for change, error, message in (
         (without_head, QwenUnsupportedError, "has no multi-token-prediction head"),
         (no_tensor("blk.4.nextn.enorm.weight"), QwenFileFormatError, "tensor 'blk.4.nextn.enorm.weight' is missing"),
         (no_tensor("blk.4.attn_q.weight"), QwenFileFormatError, "tensor 'blk.4.attn_q.weight' is missing"),
+        (second_head, QwenFileFormatError, "tensor 'blk.4.nextn.hnorm.weight' is missing"),
         (tensor("blk.4.nextn.embed_tokens.weight", 512, 64), QwenUnsupportedError, "embedding or an output of its own"),
     ):
         file = make_gguf(folder, tmp_path / "model.gguf", "F32", change=change)
