@@ -173,7 +173,11 @@ std::optional<int64_t> take_layers(const GgufFile& file, const Family& family, T
 
 // The sizes of linear attention, in the words of state-space models.
 void take_gated_delta(const GgufFile& file, std::optional<int64_t> layers, Translation& to) {
-  file.integer(to.own("full_attention_interval"), 1, layers.value_or(kMaxLayers));
+  static constexpr int64_t kMaxHeadDim = 1024, kDefaultInterval = 4;  // as in config.json
+  const std::string interval = to.own("full_attention_interval");
+  const int64_t most = layers.value_or(kMaxLayers);
+  if (file.integer(interval, 1, most).value_or(kDefaultInterval) > most)
+    file.reject(interval, "missing", cat("an integer from 1 to ", most));
   to.take("full_attention_interval", "full_attention_interval");
   to.take("linear_num_key_heads", "ssm.group_count");
   to.take("linear_num_value_heads", "ssm.time_step_rank");
@@ -182,8 +186,9 @@ void take_gated_delta(const GgufFile& file, std::optional<int64_t> layers, Trans
   const std::string inner = to.own("ssm.inner_size");
   to.name("linear_value_head_dim", inner);
   const auto heads = file.integer(to.own("ssm.time_step_rank"), 1, kMaxWidth);
-  const auto width = file.integer(inner, 1, kMaxWidth);
-  if (!heads || !width) return;  // said when they are read
+  if (!heads) return;  // said when it is read, and so below
+  const auto width = file.integer(inner, *heads, *heads * kMaxHeadDim);
+  if (!width) return;
   if (*width % *heads != 0)
     file.reject(inner, cat(*width),
                 cat("a multiple of ", to.own("ssm.time_step_rank"), ", which is ", *heads));

@@ -290,6 +290,14 @@ BROKEN = {
         with_value("qwen35.full_attention_interval", 5),
         "full_attention_interval' is 5; it must be an integer from 1 to 4",
     ),
+    "three layers": (
+        lambda writer: [with_value("qwen35.block_count", 4)(writer), without("qwen35.full_attention_interval")(writer)],
+        "full_attention_interval' is missing; it must be an integer from 1 to 3",
+    ),
+    "wide values": (
+        with_value("qwen35.ssm.inner_size", 8192),
+        "'qwen35.ssm.inner_size' is 8192; it must be an integer from 4 to 4096",
+    ),
     "another interval": (with_value("qwen35.full_attention_interval", 2), "tensor 'blk.1.attn_q.weight' is missing"),
     "all layers predict": (
         with_value("qwen35.nextn_predict_layers", 5),
