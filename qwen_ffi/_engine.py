@@ -13,7 +13,7 @@ from ._handle import Handle
 from ._loader import check, library
 from ._options import OptionScope, OptionSet, utf8
 from .errors import QwenValueError
-from .hub import resolve_model
+from .hub import HubName, resolve_adapter, resolve_model
 from .results import AdapterInfo, EngineStats, ModelInfo, StepTrace
 
 # Work that fills a `qwen_engine **`: (options, out, error) -> status.
@@ -121,9 +121,13 @@ class Engine:
                 return False
 
     def load_adapter(self, path: str | os.PathLike[str], name: str | None) -> str:
-        """Reads a folder of PEFT's. name None: the folder's own. Returns the name. Ctrl-C comes through at once."""
-        raw = path_bytes(path)
-        wanted = os.path.basename(os.path.abspath(os.fsdecode(path))) if name is None else name
+        """Reads a folder of PEFT's, or an adapter of the hub. name None: the folder's or the repository's own. Returns the
+        name. Ctrl-C comes through at once."""
+        folder = resolve_adapter(path)
+        raw = path_bytes(folder)
+        of_hub = HubName.parse(path) if isinstance(path, str) and str(folder) != path else None
+        own = of_hub.repo if of_hub is not None else os.path.abspath(folder)
+        wanted = os.path.basename(own) if name is None else name
 
         def work() -> str:
             loaded = library()

@@ -1,4 +1,5 @@
-"""Model names of the Hugging Face hub: `Qwen/Qwen3-0.6B`, or `Qwen/Qwen3-0.6B@revision`, wherever a folder may be given.
+"""Names of the Hugging Face hub, `Qwen/Qwen3-0.6B` or `Qwen/Qwen3-0.6B@revision`, wherever the folder of a model or of an adapter
+may be given.
 
 What lies in the hub's cache is found without asking anybody and needs no further package. Everything else is downloaded
 by `huggingface_hub` (`pip install 'qwen-ffi[hub]'`), only the files that the library reads. Its environment variables
@@ -24,8 +25,6 @@ from .errors import QwenIOError, QwenNotFoundError
 _NAME = re.compile(r"(\b[\w\-.]{1,96}\b/\b[\w\-.]{1,96}\b)(?:@(\w[\w\-./]*))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
-_FILES = ("*.json", "*.jinja", "merges.txt")
-_WEIGHTS = ("*.safetensors",)
 _NOT = ("*/*",)  # folders hold other formats (onnx/, original/), nothing that is read here
 
 
@@ -45,6 +44,16 @@ class HubName:
         return cls(match[1], match[2] or "main")
 
 
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What of a repository is wanted."""
+
+    what: str
+    folder: str
+    patterns: tuple[str, ...]
+    expected: Callable[[Path], list[str]]  # what each has, for caches that keep no list
+
+
 def resolve_model(name: str | os.PathLike[str], *, weights: bool = True) -> Path:
     """The folder of a model: a path as it is, a name of the hub as its folder in the cache, downloaded if need be.
 
@@ -52,29 +61,39 @@ def resolve_model(name: str | os.PathLike[str], *, weights: bool = True) -> Path
     Ctrl-C ends a download. Raises QwenNotFoundError when there is no such model or it cannot be had here, and QwenIOError
     when the download breaks off; a folder that is not complete is never returned.
     """
+    return _resolve(name, _MODEL if weights else _TOKENIZER)
+
+
+def resolve_adapter(name: str | os.PathLike[str]) -> Path:
+    """The folder of a LoRA adapter, as resolve_model() finds a model's."""
+    return _resolve(name, _ADAPTER)
+
+
+def _resolve(name: str | os.PathLike[str], kind: _Kind) -> Path:
     if not isinstance(name, str):
         return Path(os.fsdecode(os.fspath(name)))
     if not name:
-        raise QwenNotFoundError("the path of the model is empty")
+        raise QwenNotFoundError(f"the path of the {kind.what} is empty")
     wanted = HubName.parse(name)
     if wanted is None or os.path.lexists(name):
         return Path(name)
-    snapshot, missing = _look_up(wanted, weights)
+    snapshot, missing = _look_up(wanted, kind)
     if snapshot is not None and not missing:
         return snapshot
-    lack = f"of the hub's model {wanted.repo} only a part is" if snapshot else f"the hub's model {wanted.repo} is not"
+    whose = f"the hub's {kind.what} {wanted.repo}"
+    lack = f"of {whose} only a part is" if snapshot else f"{whose} is not"
     not_here = f"there is no folder {name}, and {lack} in the cache {cache_folder()}"
     if is_offline():
         raise QwenNotFoundError(
-            f"{not_here}. HF_HUB_OFFLINE forbids to download it: unset that, or give the path of a checkpoint folder"
+            f"{not_here}. HF_HUB_OFFLINE forbids to download it: unset that, or give the path of {kind.folder}"
         )
     try:
         import huggingface_hub
     except ImportError:
         raise QwenNotFoundError(
-            f"{not_here}. To download it, pip install 'qwen-ffi[hub]'; or give the path of a checkpoint folder"
+            f"{not_here}. To download it, pip install 'qwen-ffi[hub]'; or give the path of {kind.folder}"
         ) from None
-    return _download(huggingface_hub, name, wanted, weights, not_here)
+    return _download(huggingface_hub, name, wanted, kind, not_here)
 
 
 def cached_model(name: str) -> Path | None:
@@ -83,7 +102,7 @@ def cached_model(name: str) -> Path | None:
     wanted = HubName.parse(name)
     if wanted is None:
         return None
-    snapshot, missing = _look_up(wanted, weights=True)
+    snapshot, missing = _look_up(wanted, _MODEL)
     return snapshot if not missing else None
 
 
@@ -100,7 +119,7 @@ def is_offline() -> bool:
     return value.upper() in {"1", "ON", "YES", "TRUE"}
 
 
-def _look_up(name: HubName, weights: bool) -> tuple[Path | None, list[str]]:
+def _look_up(name: HubName, kind: _Kind) -> tuple[Path | None, list[str]]:
     """The snapshot in the cache, None if there is none, and the files it lacks."""
     storage = cache_folder() / ("models--" + name.repo.replace("/", "--"))
     commit = name.revision
@@ -113,30 +132,26 @@ def _look_up(name: HubName, weights: bool) -> tuple[Path | None, list[str]]:
     if not _COMMIT.fullmatch(commit) or not snapshot.is_dir():
         return None, []
     # The reference is written, and files appear, while others are still under way: only the list of all files tells.
-    wanted = _listed(storage / "trees" / f"{commit}.json", weights) or _expected(snapshot, weights)
+    wanted = _listed(storage / "trees" / f"{commit}.json", kind) or kind.expected(snapshot)
     return snapshot, [file for file in wanted if not (snapshot / file).is_file()]
 
 
-def _listed(tree: Path, weights: bool) -> list[str]:
+def _listed(tree: Path, kind: _Kind) -> list[str]:
     """What of the repository the library reads, by the list that huggingface_hub keeps; [] when it has kept none."""
     try:
         listing = json.loads(tree.read_text(encoding="utf-8"))
         names = list(listing["files"]) if listing["format_version"] == 1 else []
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    patterns = _FILES + (_WEIGHTS if weights else ())
     return [
         name
         for name in names
-        if any(fnmatch(name, wanted) for wanted in patterns) and not any(fnmatch(name, skip) for skip in _NOT)
+        if any(fnmatch(name, wanted) for wanted in kind.patterns) and not any(fnmatch(name, skip) for skip in _NOT)
     ]
 
 
-def _expected(snapshot: Path, weights: bool) -> list[str]:
-    """What every checkpoint has, for caches that keep no list."""
+def _expected_of_model(snapshot: Path) -> list[str]:
     common = ["config.json", "tokenizer.json"]
-    if not weights:
-        return common
     if (snapshot / "model.safetensors").is_file():
         return common
     try:
@@ -146,11 +161,18 @@ def _expected(snapshot: Path, weights: bool) -> list[str]:
         return [*common, "model.safetensors"]
 
 
+_FILES = ("*.json", "*.jinja", "merges.txt")
+_OF_ADAPTERS = ("adapter_config.json", "adapter_model.safetensors")
+_MODEL = _Kind("model", "a checkpoint folder", (*_FILES, "*.safetensors"), _expected_of_model)
+_TOKENIZER = _Kind("model", "a checkpoint folder", _FILES, lambda snapshot: ["config.json", "tokenizer.json"])
+_ADAPTER = _Kind("adapter", "an adapter's folder", _OF_ADAPTERS, lambda snapshot: list(_OF_ADAPTERS))
+
+
 class _Stopped(Exception):
     """Ends the threads of a download that nobody waits for any more."""
 
 
-def _download(hub: Any, name: str, wanted: HubName, weights: bool, not_here: str) -> Path:
+def _download(hub: Any, name: str, wanted: HubName, kind: _Kind, not_here: str) -> Path:
     """snapshot_download on a helper thread, its errors in this package's words."""
     from huggingface_hub import errors
 
@@ -173,7 +195,7 @@ def _download(hub: Any, name: str, wanted: HubName, weights: bool, not_here: str
                 cache_dir=cache_folder(),
                 endpoint=endpoint,
                 library_name="qwen-ffi",
-                allow_patterns=[*_FILES, *(_WEIGHTS if weights else ())],
+                allow_patterns=list(kind.patterns),
                 ignore_patterns=list(_NOT),
                 tqdm_class=_stoppable_bar(lambda: bool(stopped)),
             )
@@ -184,10 +206,10 @@ def _download(hub: Any, name: str, wanted: HubName, weights: bool, not_here: str
         found = Path(run_interruptibly(work, lambda late: None, stop))
     except errors.GatedRepoError:
         raise QwenNotFoundError(
-            f"the model {wanted.repo} is gated: ask for access at {endpoint}/{wanted.repo}, then {login}"
+            f"the {kind.what} {wanted.repo} is gated: ask for access at {endpoint}/{wanted.repo}, then {login}"
         ) from None
     except errors.RevisionNotFoundError:
-        raise QwenNotFoundError(f"the model {wanted.repo} has no revision {wanted.revision} at {endpoint}") from None
+        raise QwenNotFoundError(f"the {kind.what} {wanted.repo} has no revision {wanted.revision} at {endpoint}") from None
     except errors.LocalEntryNotFoundError as error:  # what snapshot_download says when it could not even ask
         reason = error.__cause__ or error
         raise QwenNotFoundError(f"{not_here}. {endpoint} does not answer ({_one_line(reason)})") from error
@@ -195,14 +217,14 @@ def _download(hub: Any, name: str, wanted: HubName, weights: bool, not_here: str
         if error.response.status_code not in (401, 403, 404):
             raise QwenIOError(f"downloading {wanted.repo} from {endpoint} failed: {_one_line(error)}") from error
         raise QwenNotFoundError(
-            f"there is no folder {name}, and {endpoint} has no model {wanted.repo}; if it is private, {login}"
+            f"there is no folder {name}, and {endpoint} has no {kind.what} {wanted.repo}; if it is private, {login}"
         ) from None
     except Exception as error:  # its HTTP library's own errors have no common base
         raise QwenIOError(
             f"downloading {wanted.repo} from {endpoint} broke off: {_one_line(error)}. "
             "The files that were complete are kept: the same call goes on with the others"
         ) from error
-    _, missing = _look_up(wanted, weights)
+    _, missing = _look_up(wanted, kind)
     if missing and missing != ["tokenizer.json"]:  # which a repository may lack, and without its list who knows
         raise QwenIOError(f"{found} is not complete: {', '.join(missing[:3])} could not be downloaded from {endpoint}")
     return found

@@ -11,7 +11,7 @@ from ._blocking import run_awaitably
 from ._engine import Engine
 from ._inputs import Computation, InputLike, Inputs, Progress, checked_dimensions, encoded, wait, wait_awaitably
 from ._options import utf8
-from .results import EngineStats, ModelInfo
+from .results import AdapterInfo, EngineStats, ModelInfo
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -69,6 +69,18 @@ class _Opened:
         """The checkpoint's tokenizer; usable until this is closed."""
         return Tokenizer._of_engine(self._engine.handle)
 
+    def load_adapter(self, path: str | os.PathLike[str], name: str | None = None) -> str:
+        """As QwenInferenceSession.load_adapter(): returns what `adapter` calls it."""
+        return self._engine.load_adapter(path, name)
+
+    def unload_adapter(self, name: str) -> None:
+        """As QwenInferenceSession.unload_adapter()."""
+        self._engine.unload_adapter(name)
+
+    def adapters(self) -> list[AdapterInfo]:
+        """What is loaded, by name."""
+        return self._engine.adapters()
+
     def stats(self) -> EngineStats:
         """What the engine is doing and has done."""
         return self._engine.stats()
@@ -98,8 +110,8 @@ class _Opened:
         await self.aclose()
 
 
-def _options(priority: int | None, timeout_ms: int | None) -> Mapping[str, Any]:
-    return {"priority": priority, "timeout_ms": timeout_ms}
+def _options(priority: int | None, timeout_ms: int | None, adapter: str | None) -> Mapping[str, Any]:
+    return {"priority": priority, "timeout_ms": timeout_ms, "adapter": adapter}
 
 
 class Embedder(_Opened):
@@ -116,8 +128,8 @@ class Embedder(_Opened):
 
     Any number of inputs; they go through the engine a few at a time, together with those of other threads, and the vector of
     one does not depend on the others, to the bit. `priority` under 0 lets everybody else's requests pass; `timeout_ms` is for
-    the whole call; `progress` is called with 0...1 after every input, and cancels by returning False (QwenCancelledError) or
-    raising. The twins that begin with `a` are for asyncio: cancelling the task cancels the work. Each call of them is a helper
+    the whole call; `adapter` is the name of the LoRA adapter that computes it (load_adapter()); `progress` is called with 0...1
+    after every input, and cancels by returning False (QwenCancelledError) or raising. The twins that begin with `a` are for asyncio: cancelling the task cancels the work. Each call of them is a helper
     thread, where `progress` is called too: give one call a long list rather than making many calls.
 
     Raises QwenValueError for an empty list, and naming the input by its place for an empty text or one with more tokens than
@@ -132,11 +144,12 @@ class Embedder(_Opened):
         special: bool = False,
         priority: int | None = None,
         timeout_ms: int | None = None,
+        adapter: str | None = None,
         progress: Progress | None = None,
     ) -> FloatArray:
         """One vector per text: float32 [texts, dimensions or hidden_size]. Blocks; any number of threads."""
         computation = Computation(
-            self._engine, Inputs(texts, "texts", special), _options(priority, timeout_ms), progress
+            self._engine, Inputs(texts, "texts", special), _options(priority, timeout_ms, adapter), progress
         )
         wanted = checked_dimensions(dimensions)
         return wait(computation, lambda: computation.embed(wanted)).array(0, "embeddings")
@@ -150,13 +163,14 @@ class Embedder(_Opened):
         special: bool = False,
         priority: int | None = None,
         timeout_ms: int | None = None,
+        adapter: str | None = None,
         progress: Progress | None = None,
     ) -> FloatArray:
         """The same for queries. instruction: what is searched for, in one sentence, best in English; None: "Given a web search
         query, retrieve relevant passages that answer the query"."""
         inputs = Inputs(queries, "queries", special)
         inputs.set_instruction(instruction)
-        computation = Computation(self._engine, inputs, _options(priority, timeout_ms), progress)
+        computation = Computation(self._engine, inputs, _options(priority, timeout_ms, adapter), progress)
         wanted = checked_dimensions(dimensions)
         return wait(computation, lambda: computation.embed(wanted)).array(0, "embeddings")
 
@@ -168,11 +182,12 @@ class Embedder(_Opened):
         special: bool = False,
         priority: int | None = None,
         timeout_ms: int | None = None,
+        adapter: str | None = None,
         progress: Progress | None = None,
     ) -> FloatArray:
         """embed() for asyncio."""
         computation = Computation(
-            self._engine, Inputs(texts, "texts", special), _options(priority, timeout_ms), progress
+            self._engine, Inputs(texts, "texts", special), _options(priority, timeout_ms, adapter), progress
         )
         wanted = checked_dimensions(dimensions)
         tensors = await wait_awaitably(computation, lambda: computation.embed(wanted))
@@ -187,12 +202,13 @@ class Embedder(_Opened):
         special: bool = False,
         priority: int | None = None,
         timeout_ms: int | None = None,
+        adapter: str | None = None,
         progress: Progress | None = None,
     ) -> FloatArray:
         """embed_queries() for asyncio."""
         inputs = Inputs(queries, "queries", special)
         inputs.set_instruction(instruction)
-        computation = Computation(self._engine, inputs, _options(priority, timeout_ms), progress)
+        computation = Computation(self._engine, inputs, _options(priority, timeout_ms, adapter), progress)
         wanted = checked_dimensions(dimensions)
         tensors = await wait_awaitably(computation, lambda: computation.embed(wanted))
         return tensors.array(0, "embeddings")
@@ -219,7 +235,7 @@ class Reranker(_Opened):
     into it cannot end the document and speak to the model in your place. special=True makes special tokens of such words, as
     the model card's code does; it matters only for texts that hold them. A document can still flatter itself in plain words.
 
-    Threads, asyncio, `priority`, `timeout_ms`, `progress` and errors are as in Embedder; a checkpoint without lm_head is
+    Threads, asyncio, `priority`, `timeout_ms`, `adapter`, `progress` and errors are as in Embedder; a checkpoint without lm_head is
     refused with QwenUnsupportedError. What the prompts have in common is computed once and then taken from the prefix cache.
     """
 
@@ -232,12 +248,13 @@ class Reranker(_Opened):
         special: bool = False,
         priority: int | None = None,
         timeout_ms: int | None = None,
+        adapter: str | None = None,
         progress: Progress | None = None,
     ) -> FloatArray:
         """One score per document: float32 [documents], the probability of "yes" and not "no" to whether it answers the query.
         instruction: what is searched for, as in Embedder.embed_queries(). Blocks; any number of threads."""
         inputs = _documents(documents, instruction, special)
-        computation = Computation(self._engine, inputs, _options(priority, timeout_ms), progress)
+        computation = Computation(self._engine, inputs, _options(priority, timeout_ms, adapter), progress)
         asked = utf8(query)
         return wait(computation, lambda: computation.rerank(asked)).array(0, "scores")
 
@@ -250,11 +267,12 @@ class Reranker(_Opened):
         special: bool = False,
         priority: int | None = None,
         timeout_ms: int | None = None,
+        adapter: str | None = None,
         progress: Progress | None = None,
     ) -> FloatArray:
         """score() for asyncio."""
         inputs = _documents(documents, instruction, special)
-        computation = Computation(self._engine, inputs, _options(priority, timeout_ms), progress)
+        computation = Computation(self._engine, inputs, _options(priority, timeout_ms, adapter), progress)
         asked = utf8(query)
         return (await wait_awaitably(computation, lambda: computation.rerank(asked))).array(0, "scores")
 

@@ -108,8 +108,9 @@ class QwenInferenceSession:
     # ----------------------------------------------------------------------------------------- adapters
 
     def load_adapter(self, path: str | os.PathLike[str], name: str | None = None) -> str:
-        """Loads a LoRA adapter, a folder as PEFT saves it, beside those that are loaded already. Returns its name, by which
-        requests ask for it: `session.generate(prompt, adapter="law")`. name None: the folder's own. Any thread, at any time.
+        """Loads a LoRA adapter, a folder as PEFT saves it or a name of the hub, beside those that are loaded already. Returns
+        its name, by which requests ask for it: `session.generate(prompt, adapter="law")`. name None: the folder's own, or the
+        repository's without its owner. Any thread, at any time.
 
         The files are read, and may be replaced afterwards. Raises QwenUnsupportedError for what this version does not know
         (DoRA, biases, embeddings, experts ...), QwenFileFormatError for tensors that do not fit this model, and

@@ -93,7 +93,7 @@ Checkpoint open_gguf(const fs::path& file, LoadMode mode) {
   checkpoint.generation = gguf_generation_config(*checkpoint.gguf);
   check_eos(checkpoint,
             "a stop token among 'tokenizer.ggml.eos_token_id', '…eot_token_id' and '…eom_token_id'");
-  checkpoint.tensors = make_gguf_tensor_source(checkpoint.gguf);
+  checkpoint.tensors = make_gguf_tensor_source(checkpoint.gguf, checkpoint.config);
   return checkpoint;
 }
 

@@ -40,13 +40,13 @@ constexpr std::array kTensorTypes = {
     TensorType{14, "Q6_K", DType::q6_k},     TensorType{15, "Q8_K", std::nullopt},
     TensorType{16, "IQ2_XXS", std::nullopt}, TensorType{17, "IQ2_XS", std::nullopt},
     TensorType{18, "IQ3_XXS", std::nullopt}, TensorType{19, "IQ1_S", std::nullopt},
-    TensorType{20, "IQ4_NL", std::nullopt},  TensorType{21, "IQ3_S", std::nullopt},
-    TensorType{22, "IQ2_S", std::nullopt},   TensorType{23, "IQ4_XS", std::nullopt},
+    TensorType{20, "IQ4_NL", DType::iq4_nl}, TensorType{21, "IQ3_S", std::nullopt},
+    TensorType{22, "IQ2_S", std::nullopt},   TensorType{23, "IQ4_XS", DType::iq4_xs},
     TensorType{24, "I8", DType::i8},         TensorType{25, "I16", DType::i16},
     TensorType{26, "I32", DType::i32},       TensorType{27, "I64", DType::i64},
     TensorType{28, "F64", DType::f64},       TensorType{29, "IQ1_M", std::nullopt},
     TensorType{30, "BF16", DType::bf16},     TensorType{34, "TQ1_0", std::nullopt},
-    TensorType{35, "TQ2_0", std::nullopt},   TensorType{39, "MXFP4", std::nullopt},
+    TensorType{35, "TQ2_0", std::nullopt},   TensorType{39, "MXFP4", DType::mxfp4},
     TensorType{40, "NVFP4", std::nullopt},   TensorType{41, "Q1_0", std::nullopt},
 };
 

@@ -11,17 +11,23 @@ namespace qwen {
 namespace {
 
 constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
+constexpr int64_t kMaxWidth = int64_t{1} << 24, kMaxLayers = 10000;  // as in config.json, which is read later
 
 struct Family {
   std::string_view architecture, published;
   bool mixture_of_experts;
   bool norm_topk_prob;  // not in the files of llama.cpp's converter: what its graphs do
+  bool hybrid = false;
+  bool tiled_value_heads = false;
 };
 constexpr std::array kFamilies = {
     Family{"qwen2", "Qwen2ForCausalLM", false, false},
     Family{"qwen3", "Qwen3ForCausalLM", false, false},
     Family{"qwen2moe", "Qwen2MoeForCausalLM", true, false},
     Family{"qwen3moe", "Qwen3MoeForCausalLM", true, true},
+    Family{"qwen3next", "Qwen3NextForCausalLM", true, true, true},
+    Family{"qwen35", "Qwen3_5ForCausalLM", false, false, true, true},
+    Family{"qwen35moe", "Qwen3_5MoeForCausalLM", true, true, true, true},
 };
 
 const Family& find_family(const GgufFile& file) {
@@ -89,8 +95,7 @@ void refuse_other_arithmetic(const GgufFile& file, const Translation& to) {
                 Status::unsupported);
 }
 
-void take_head_dim(const GgufFile& file, Translation& to) {
-  static constexpr int64_t kMaxWidth = int64_t{1} << 24;
+void take_head_dim(const GgufFile& file, const Family& family, Translation& to) {
   const std::string key = to.own("attention.key_length"), value = to.own("attention.value_length");
   const std::string rotated = to.own("rope.dimension_count");
   const auto key_length = file.integer(key, 1, kMaxWidth), value_length = file.integer(value, 1, kMaxWidth);
@@ -105,6 +110,7 @@ void take_head_dim(const GgufFile& file, Translation& to) {
   if (value_length.value_or(head_dim) != head_dim)
     file.reject(value, cat(*value_length), cat("the length of keys, which is ", head_dim),
                 Status::unsupported);
+  if (family.hybrid) return;  // rotates a part: read_rotary_dim()
   if (const auto count = file.integer(rotated, 1, kMaxWidth); count.value_or(head_dim) != head_dim)
     file.reject(rotated, cat(*count), cat(head_dim, " or absent: these architectures rotate whole heads"),
                 Status::unsupported);
@@ -153,12 +159,60 @@ void take_experts(const GgufFile& file, const Family& family, int64_t layers, Tr
   to.put("mlp_only_layers", cat("[", dense, "]"));
 }
 
+// The decoder's layers; those behind them are of the multi-token-prediction head. Nothing where a key is missing that is
+// required anyway.
+std::optional<int64_t> take_layers(const GgufFile& file, const Family& family, Translation& to) {
+  const std::string key = to.own("block_count");
+  to.name("num_hidden_layers", key);
+  auto layers = file.integer(key, 1, kMaxLayers);
+  if (!layers) return layers;
+  if (family.hybrid) *layers -= file.integer(to.own("nextn_predict_layers"), 0, *layers - 1).value_or(0);
+  to.put("num_hidden_layers", cat(*layers));
+  return layers;
+}
+
+// The sizes of linear attention, in the words of state-space models.
+void take_gated_delta(const GgufFile& file, std::optional<int64_t> layers, Translation& to) {
+  static constexpr int64_t kMaxHeadDim = 1024, kDefaultInterval = 4;  // as in config.json
+  const std::string interval = to.own("full_attention_interval");
+  const int64_t most = layers.value_or(kMaxLayers);
+  if (file.integer(interval, 1, most).value_or(kDefaultInterval) > most)
+    file.reject(interval, "missing", cat("an integer from 1 to ", most));
+  to.take("full_attention_interval", "full_attention_interval");
+  to.take("linear_num_key_heads", "ssm.group_count");
+  to.take("linear_num_value_heads", "ssm.time_step_rank");
+  to.take("linear_key_head_dim", "ssm.state_size");
+  to.take("linear_conv_kernel_dim", "ssm.conv_kernel");
+  const std::string inner = to.own("ssm.inner_size");
+  to.name("linear_value_head_dim", inner);
+  const auto heads = file.integer(to.own("ssm.time_step_rank"), 1, kMaxWidth);
+  if (!heads) return;  // said when it is read, and so below
+  const auto width = file.integer(inner, *heads, *heads * kMaxHeadDim);
+  if (!width) return;
+  if (*width % *heads != 0)
+    file.reject(inner, cat(*width),
+                cat("a multiple of ", to.own("ssm.time_step_rank"), ", which is ", *heads));
+  to.put("linear_value_head_dim", cat(*width / *heads));
+}
+
+// Of a head's elements, how many are rotated. The sections of rope.dimension_sections, which tell apart the three positions
+// that an image's patches have, mean nothing for text, where the three are the same number.
+int64_t read_rotary_dim(const GgufFile& file, const Translation& to, int64_t head_dim) {
+  const std::string key = to.own("rope.dimension_count");
+  const auto count = file.integer(key, 2, head_dim);
+  const std::string wanted = cat("an even number from 2 to ", head_dim);
+  if (!count) file.reject(key, "missing", wanted);
+  if (*count % 2 != 0) file.reject(key, cat(*count), wanted);
+  return *count;
+}
+
 // "Q4_K_M": what the file says it is, for people. The names of llama.cpp's llama_ftype.
 std::string file_type(const GgufFile& file) {
   static constexpr std::pair<int, std::string_view> kTypes[] = {
       {0, "F32"},     {1, "F16"},     {2, "Q4_0"},    {3, "Q4_1"},    {7, "Q8_0"},    {8, "Q5_0"},
       {9, "Q5_1"},    {10, "Q2_K"},   {11, "Q3_K_S"}, {12, "Q3_K_M"}, {13, "Q3_K_L"}, {14, "Q4_K_S"},
-      {15, "Q4_K_M"}, {16, "Q5_K_S"}, {17, "Q5_K_M"}, {18, "Q6_K"},   {21, "Q2_K_S"}, {32, "BF16"}};
+      {15, "Q4_K_M"}, {16, "Q5_K_S"}, {17, "Q5_K_M"}, {18, "Q6_K"},   {21, "Q2_K_S"}, {25, "IQ4_NL"},
+      {30, "IQ4_XS"}, {32, "BF16"},   {38, "MXFP4"}};
   const auto number = file.integer("general.file_type", 0, kMaxInt32);
   for (const auto& [type, name] : kTypes)
     if (number == type) return std::string(name);
@@ -180,12 +234,12 @@ ModelConfig gguf_model_config(const GgufFile& file) {
   to.put("architectures", cat("[\"", family.published, "\"]"));
   to.take("hidden_size", "embedding_length");
   to.take("intermediate_size", "feed_forward_length");
-  to.take("num_hidden_layers", "block_count");
+  const auto layers = take_layers(file, family, to);
   to.take("num_attention_heads", "attention.head_count");
   to.take("num_key_value_heads", "attention.head_count_kv");
   to.take("max_position_embeddings", "context_length");
   to.take("rms_norm_eps", "attention.layer_norm_rms_epsilon");
-  take_head_dim(file, to);
+  take_head_dim(file, family, to);
   take_rope(file, to);
   to.name("vocab_size", "rows of token_embd.weight");
   const TensorView* table = file.tensor("token_embd.weight");
@@ -195,12 +249,16 @@ ModelConfig gguf_model_config(const GgufFile& file) {
          "; it must be the embedding table, [tokens, embedding_length]");
   to.put("vocab_size", cat(table->shape[0]));
   if (!file.tensor("output.weight")) to.put("tie_word_embeddings", "true");
-  if (family.mixture_of_experts) {
-    static constexpr int64_t kMaxLayers = 10000;  // as in config.json, which is read later
-    const auto layers = file.integer(to.own("block_count"), 1, kMaxLayers);
-    take_experts(file, family, layers.value_or(0), to);
-  }
+  if (family.mixture_of_experts) take_experts(file, family, layers.value_or(0), to);
+  if (family.hybrid) take_gated_delta(file, layers, to);
   ModelConfig config = parse_model_config(to.text(), file.source(), &to.names());
+  if (family.hybrid) {
+    config.rotary_dim = read_rotary_dim(file, to, config.head_dim);
+    GatedDeltaShape& delta = *config.gated_delta;
+    config.zero_centred_norms = false;  // the converter has added the 1 …
+    delta.stored_rates = true;          // … and computed -exp(A_log)
+    delta.tiled_value_heads = family.tiled_value_heads && delta.key_heads != delta.value_heads;
+  }
   config.torch_dtype = file_type(file);
   return config;
 }

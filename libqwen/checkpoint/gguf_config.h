@@ -6,7 +6,7 @@
 
 namespace qwen {
 
-// Architectures qwen2, qwen3, qwen2moe and qwen3moe. The values pass the checks of config.json; errors name the keys of the
+// Architectures qwen2, qwen3, qwen2moe, qwen3moe, qwen3next, qwen35 and qwen35moe. The values pass the checks of config.json; errors name the keys of the
 // file. Throws Error: invalid_file, unsupported (an architecture, by name).
 ModelConfig gguf_model_config(const GgufFile& file);
 

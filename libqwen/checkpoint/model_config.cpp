@@ -327,7 +327,7 @@ void read_linear_layers(const JsonFields& root, const Family& family, ModelConfi
   config.grouped_projections = family.grouped_projections;
   if (delta.value_heads % delta.key_heads != 0)
     root.reject("linear_num_value_heads", cat(delta.value_heads),
-                cat("a multiple of linear_num_key_heads, which is ", delta.key_heads));
+                cat("a multiple of ", root.name("linear_num_key_heads"), ", which is ", delta.key_heads));
   config.gated_delta = delta;
 }
 

@@ -16,6 +16,10 @@ DTypeBlock dtype_block(DType dtype) {
       return {32, 2 + 2 + 4 + 16};
     case DType::q8_0:
       return {32, 2 + 32};
+    case DType::iq4_nl:
+      return {32, 2 + 16};
+    case DType::mxfp4:
+      return {32, 1 + 16};
     case DType::q2_k:
       return {256, 16 + 64 + 2 + 2};
     case DType::q3_k:
@@ -26,6 +30,8 @@ DTypeBlock dtype_block(DType dtype) {
       return {256, 2 + 2 + 12 + 32 + 128};
     case DType::q6_k:
       return {256, 128 + 64 + 16 + 2};
+    case DType::iq4_xs:
+      return {256, 2 + 2 + 4 + 128};
     default:
       return {1, dtype_size(dtype)};
   }
@@ -110,6 +116,12 @@ std::string_view dtype_name(DType dtype) {
       return "Q5_K";
     case DType::q6_k:
       return "Q6_K";
+    case DType::iq4_nl:
+      return "IQ4_NL";
+    case DType::iq4_xs:
+      return "IQ4_XS";
+    case DType::mxfp4:
+      return "MXFP4";
   }
   fail(Status::internal, "dtype ", static_cast<int>(dtype), " has no name");
 }

@@ -32,12 +32,15 @@ enum class DType : uint8_t {
   q5_0,
   q5_1,
   q8_0,
+  iq4_nl,
+  mxfp4,
   // … or 256
   q2_k,
   q3_k,
   q4_k,
   q5_k,
-  q6_k
+  q6_k,
+  iq4_xs
 };
 
 // Rows are kept in blocks of `elements` elements and `bytes` bytes; 1 element for the plain types.

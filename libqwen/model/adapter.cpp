@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstring>
 #include <map>
 
 #include "base/error.h"
@@ -49,6 +50,27 @@ void check(const TensorView& tensor, const std::vector<int64_t>& shape, std::str
          dtype_name(tensor.dtype), "; supported are F32, F16 and BF16");
 }
 
+// A or B with its heads in the model's order, the bytes in `kept`.
+TensorView reordered(const TensorView& tensor, const TiledHeads& heads,
+                     std::vector<std::vector<std::byte>>& kept) {
+  // Seen as [outer, elements, inner]: the rows of B [out, rank], the columns of A [rank, in].
+  const auto outer = static_cast<size_t>(heads.of_inputs ? tensor.shape[0] : 1);
+  const size_t row = tensor.bytes / outer;
+  const size_t element = row / static_cast<size_t>(tensor.shape[heads.of_inputs ? 1 : 0]);
+  const size_t head = element * static_cast<size_t>(heads.width);
+  std::vector<std::byte>& bytes = kept.emplace_back(tensor.data, tensor.data + tensor.bytes);
+  for (size_t i = 0; i < outer; ++i) {
+    const size_t start = i * row + element * static_cast<size_t>(heads.first);
+    for (int64_t group = 0; group < heads.groups; ++group)
+      for (int64_t member = 0; member < heads.per_group; ++member)
+        std::memcpy(bytes.data() + start + head * static_cast<size_t>(member * heads.groups + group),
+                    tensor.data + start + head * static_cast<size_t>(group * heads.per_group + member), head);
+  }
+  TensorView view = tensor;
+  view.data = bytes.data();
+  return view;
+}
+
 // Of the matrices that target_modules names, each must have its tensors.
 void check_complete(const AdapterCheckpoint& checkpoint, std::span<const LinearShape> linears,
                     const std::vector<LowRank>& found, std::string_view prefix) {
@@ -77,7 +99,7 @@ Adapter load_adapter(const AdapterCheckpoint& checkpoint, std::span<const Linear
       fail(Status::unsupported, module.a->source, ": tensor ", quote(module.a->name, 200),
            " is for no matrix of this model that an adapter may change; those are ", tails(linears),
            " of each layer that has them");
-    const auto& [name, out, in] = linears[found->second];
+    const auto& [name, out, in, tiled] = linears[found->second];
     const int64_t rank = checkpoint.config.rank_of(module.name);
     const std::string why =
         cat("rank ", rank, " in adapter_config.json and the model's [", out, ", ", in, "]");
@@ -87,8 +109,10 @@ Adapter load_adapter(const AdapterCheckpoint& checkpoint, std::span<const Linear
     if (change.a)
       fail(Status::invalid_file, module.a->source, ": tensor ", quote(module.a->name, 200),
            " is there a second time under another prefix");
-    change = {.a = backend.load(*module.a, WeightUse::matrix),
-              .b = backend.load(*module.b, WeightUse::matrix),
+    TensorView a = *module.a, b = *module.b;
+    if (tiled) (tiled->of_inputs ? a : b) = reordered(tiled->of_inputs ? a : b, *tiled, adapter.reordered);
+    change = {.a = backend.load(a, WeightUse::matrix),
+              .b = backend.load(b, WeightUse::matrix),
               .rank = rank,
               .scale = checkpoint.config.scale_of(module.name)};
     adapter.rank = std::max(adapter.rank, rank);

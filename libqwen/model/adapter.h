@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -12,10 +13,18 @@
 
 namespace qwen {
 
+// Heads of `width` outputs (or inputs) each, from output `first` on, that belong to groups of `per_group`: adapters have all
+// of the first group, then all of the second, …; the model has the first of every group, then the second of every group, …
+struct TiledHeads {
+  int64_t first, groups, per_group, width;
+  bool of_inputs = false;
+};
+
 // A matrix that adapters may change, by its name inside the text model: "layers.0.self_attn.q_proj".
 struct LinearShape {
   std::string name;
   int64_t out, in;
+  std::optional<TiledHeads> tiled = std::nullopt;
 };
 
 struct LowRank {
@@ -31,8 +40,10 @@ struct Adapter {
   std::string name, path;
   int64_t rank = 0;  // the largest
   int64_t parameters = 0;
-  std::vector<LowRank> low_ranks;               // [Linear::index]
-  std::shared_ptr<const TensorSource> tensors;  // what the weights may lie in
+  std::vector<LowRank> low_ranks;  // [Linear::index]
+  // What the weights may lie in.
+  std::shared_ptr<const TensorSource> tensors;
+  std::vector<std::vector<std::byte>> reordered;
 };
 
 // The rows of a step that use an adapter, ascending.

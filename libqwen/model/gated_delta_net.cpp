@@ -11,20 +11,31 @@ void GatedDeltaNet::declare(WeightLoader& loader, const ModelConfig& config, std
   const GatedDeltaShape& shape = *config.gated_delta;
   const int64_t hidden = config.hidden_size, values = shape.value_heads * shape.value_dim;
   const auto name = [&](std::string_view tail) { return cat(prefix, "linear_attn.", tail); };
-  if (config.grouped_projections) {
+  // Value heads of `width` outputs from `first` on, as the file has them.
+  const auto heads = [&](int64_t first, int64_t width, bool of_inputs = false) {
+    std::optional<TiledHeads> tiled;
+    if (shape.tiled_value_heads)
+      tiled = {first, shape.key_heads, shape.value_heads / shape.key_heads, width, of_inputs};
+    return tiled;
+  };
+  if (config.grouped_projections && !loader.has(name("in_proj_qkv.weight"))) {
     qkvz_proj = loader.linear(name("in_proj_qkvz"), shape.channels() + values, hidden);
+  } else {
+    qkv_proj = loader.linear(name("in_proj_qkv"), shape.channels(), hidden,
+                             heads(shape.channels() - values, shape.value_dim));
+    z_proj = loader.linear(name("in_proj_z"), values, hidden, heads(0, shape.value_dim));
+  }
+  if (config.grouped_projections) {
     ba_proj = loader.linear(name("in_proj_ba"), 2 * shape.value_heads, hidden);
   } else {
-    qkv_proj = loader.linear(name("in_proj_qkv"), shape.channels(), hidden);
-    z_proj = loader.linear(name("in_proj_z"), values, hidden);
-    b_proj = loader.linear(name("in_proj_b"), shape.value_heads, hidden);
-    a_proj = loader.linear(name("in_proj_a"), shape.value_heads, hidden);
+    b_proj = loader.linear(name("in_proj_b"), shape.value_heads, hidden, heads(0, 1));
+    a_proj = loader.linear(name("in_proj_a"), shape.value_heads, hidden, heads(0, 1));
   }
   convolution = loader.convolution(name("conv1d.weight"), shape.channels(), shape.conv_kernel);
   a_log = loader.vector(name("A_log"), shape.value_heads);
   dt_bias = loader.vector(name("dt_bias"), shape.value_heads);
   norm = loader.vector(name("norm.weight"), shape.value_dim);
-  out_proj = loader.linear(name("out_proj"), hidden, values);
+  out_proj = loader.linear(name("out_proj"), hidden, values, heads(0, shape.value_dim, true));
 }
 
 GatedDeltaNet::Inputs GatedDeltaNet::inputs(const Step& step, const ModelConfig& config, Rows h) const {
@@ -38,15 +49,21 @@ GatedDeltaNet::Inputs GatedDeltaNet::inputs(const Step& step, const ModelConfig&
     project(step, h, {{qkv_proj, to.qkv}, {z_proj, to.z}, {b_proj, to.beta}, {a_proj, to.decay}});
     return to;
   }
-  const Rows qkvz = rows(to.qkv.width + to.z.width), ba = rows(2 * shape.value_heads);
-  project(step, h, {{qkvz_proj, qkvz}, {ba_proj, ba}});
+  const Rows ba = rows(2 * shape.value_heads);
+  const Rows qkvz = qkvz_proj ? rows(to.qkv.width + to.z.width) : Rows{};
+  if (qkvz_proj) {
+    project(step, h, {{qkvz_proj, qkvz}, {ba_proj, ba}});
+  } else {
+    project(step, h, {{qkv_proj, to.qkv}, {z_proj, to.z}, {ba_proj, ba}});
+  }
   const int64_t keys = shape.key_heads * shape.key_dim, heads = shape.value_heads / shape.key_heads;
-  step.backend.split(
-      qkvz, shape.key_heads,
-      std::array{SplitPart{.width = shape.key_dim, .out = to.qkv},
-                 SplitPart{.width = shape.key_dim, .out = to.qkv, .column = keys},
-                 SplitPart{.width = heads * shape.value_dim, .out = to.qkv, .column = 2 * keys},
-                 SplitPart{.width = heads * shape.value_dim, .out = to.z}});
+  if (qkvz_proj)
+    step.backend.split(
+        qkvz, shape.key_heads,
+        std::array{SplitPart{.width = shape.key_dim, .out = to.qkv},
+                   SplitPart{.width = shape.key_dim, .out = to.qkv, .column = keys},
+                   SplitPart{.width = heads * shape.value_dim, .out = to.qkv, .column = 2 * keys},
+                   SplitPart{.width = heads * shape.value_dim, .out = to.z}});
   step.backend.split(
       ba, shape.key_heads,
       std::array{SplitPart{.width = heads, .out = to.beta}, SplitPart{.width = heads, .out = to.decay}});

@@ -16,7 +16,8 @@ class WeightLoader;
 struct GatedDeltaNet {
   // Qwen3.5: [channels, hidden], [values, hidden], [value_heads, hidden] twice.
   Linear qkv_proj, z_proj, b_proj, a_proj;
-  // Qwen3-Next: the same rows, those of a key head together: q, k, its v heads, their z; and b, a.
+  // Qwen3-Next: the same rows, those of a key head together: q, k, its v heads, their z; and b, a. In GGUF files only the last
+  // two.
   Linear qkvz_proj, ba_proj;
   WeightPtr convolution;     // [channels, 1, kernel]
   WeightPtr a_log, dt_bias;  // [value_heads]

@@ -12,6 +12,8 @@ void MtpHead::declare(WeightLoader& loader, const ModelConfig& config) {
   const auto norm_of = [&](std::string_view name) {
     return loader.norm(name, hidden, config.zero_centred_norms);
   };
+  for (const std::string_view own : {"embed_tokens.weight", "lm_head.weight"})
+    loader.refuse(own, "a multi-token-prediction head with an embedding or an output of its own");
   embedding_norm = norm_of("pre_fc_norm_embedding.weight");
   hidden_norm = norm_of("pre_fc_norm_hidden.weight");
   fc = loader.matrix("fc.weight", hidden, 2 * hidden);

@@ -22,11 +22,11 @@ WeightPtr WeightLoader::matrix(std::string_view name, int64_t out, int64_t in) {
   return load_matrix(cat(prefix_, name), out, in);
 }
 
-Linear WeightLoader::linear(std::string_view name, int64_t out, int64_t in) {
+Linear WeightLoader::linear(std::string_view name, int64_t out, int64_t in, std::optional<TiledHeads> tiled) {
   Linear linear{.weight = matrix(cat(name, ".weight"), out, in)};
   if (beside_) return linear;
   linear.index = static_cast<int64_t>(linears_.size());
-  linears_.push_back({std::string(name), out, in});
+  linears_.push_back({std::string(name), out, in, tiled});
   return linear;
 }
 
@@ -69,6 +69,12 @@ void WeightLoader::expect_integers(std::string_view name, std::span<const int64_
 
 bool WeightLoader::has(std::string_view name) const {
   return source_.find(cat(prefix_, name)) != nullptr;
+}
+
+void WeightLoader::refuse(std::string_view name, std::string_view what) const {
+  if (const TensorView* tensor = source_.find(cat(prefix_, name)))
+    fail(Status::unsupported, tensor->source, ": tensor ", quote(tensor->name), " means ", what,
+         ", which is not supported by this version");
 }
 
 WeightPtr WeightLoader::head(int64_t out, int64_t in) {

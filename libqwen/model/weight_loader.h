@@ -33,7 +33,8 @@ class WeightLoader {
   WeightPtr matrix(std::string_view name, int64_t out, int64_t in);
   WeightPtr vector(std::string_view name, int64_t size);
   // A matrix that adapters may change, in the decoder. name without ".weight": "layers.0.mlp.up_proj".
-  Linear linear(std::string_view name, int64_t out, int64_t in);
+  Linear linear(std::string_view name, int64_t out, int64_t in,
+                std::optional<TiledHeads> tiled = std::nullopt);
   // A norm's weight; zero_centred: the file holds it minus one.
   WeightPtr norm(std::string_view name, int64_t size, bool zero_centred);
   // [channels, 1, kernel], depthwise.
@@ -46,6 +47,8 @@ class WeightLoader {
   };
   WeightPtr stacked(std::string_view name, const StackPart& part);
   bool has(std::string_view name) const;
+  // Throws Error(unsupported) if there is such a tensor, saying that it makes the model `what`.
+  void refuse(std::string_view name, std::string_view what) const;
   // A list of integers (I64) that the configuration implies as a whole: what the file holds must be equal to it.
   void expect_integers(std::string_view name, std::span<const int64_t> values);
   // While one lives, names are of a part that stands beside the decoder: "mtp.".

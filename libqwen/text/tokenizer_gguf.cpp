@@ -36,9 +36,10 @@ TokenizerFile read_gguf_tokenizer(const GgufFile& file) {
   const auto model = required(file, kModel, file.text(kModel), "'gpt2', which is byte-level BPE");
   if (model != "gpt2")
     file.reject(kModel, quote(model), "'gpt2', which is byte-level BPE", Status::unsupported);
-  static constexpr std::string_view kKnown = "'qwen2', the pre-tokenizer of Qwen2, Qwen2.5 and Qwen3";
+  static constexpr std::string_view kKnown =
+      "'qwen2', the pre-tokenizer of Qwen2, Qwen2.5 and Qwen3, or 'qwen35'";
   const auto pre = required(file, kPre, file.text(kPre), kKnown);
-  if (pre != "qwen2") file.reject(kPre, quote(pre), kKnown, Status::unsupported);
+  if (pre != "qwen2" && pre != "qwen35") file.reject(kPre, quote(pre), kKnown, Status::unsupported);
 
   const auto tokens = required(file, kTokens, file.texts(kTokens), "an array of strings");
   const auto types =
@@ -67,6 +68,7 @@ TokenizerFile read_gguf_tokenizer(const GgufFile& file) {
   for (const std::string_view merge : merges) builder.add_merge(merge);
   builder.finish_merges();
   builder.file().nfc = true;
+  if (pre == "qwen35") builder.file().pretokenizer = PreTokenizer::marks_are_letters;
   size_t added = 0;
   for (size_t i = 0; i < tokens.size(); ++i) {
     if (types[i] != control && types[i] != user_defined) continue;

@@ -9,8 +9,8 @@
 
 namespace qwen {
 
-// tokenizer.ggml.model "gpt2" (byte-level BPE) with tokenizer.ggml.pre "qwen2", whose text is NFC as in Qwen's
-// tokenizer.json; tokens, token_type and merges. Control and user-defined tokens are added tokens, control ones special;
+// tokenizer.ggml.model "gpt2" (byte-level BPE) with tokenizer.ggml.pre "qwen2" or "qwen35", whose text is NFC as
+// in Qwen's tokenizer.json; tokens, token_type and merges. Control and user-defined tokens are added tokens, control ones special;
 // unused ones (padding) are none. Throws Error: invalid_file naming the key, unsupported (another kind, by name).
 TokenizerFile read_gguf_tokenizer(const GgufFile& file);
 bool has_gguf_tokenizer(const GgufFile& file);  // false: none at all, or "no_vocab"

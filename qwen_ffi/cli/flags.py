@@ -43,7 +43,7 @@ def add_flags(parser: argparse.ArgumentParser, scope: OptionScope, skip: frozens
 
 def add_adapter_flag(parser: argparse.ArgumentParser) -> None:
     """In place of the option: open_session() loads the folder, and the option gets its name."""
-    parser.add_argument("--adapter", metavar="FOLDER", help="a LoRA adapter that answers, as PEFT saves it")
+    parser.add_argument("--adapter", metavar="FOLDER", help="a LoRA adapter that answers, as PEFT saves it, or its name of the hub")
 
 
 def flag_values(arguments: argparse.Namespace, scope: OptionScope) -> dict[str, Any]:

@@ -15,8 +15,9 @@ using namespace qwen::test;
 
 namespace {
 
-constexpr std::array kTypes = {DType::q4_0, DType::q4_1, DType::q5_0, DType::q5_1, DType::q8_0,
-                               DType::q2_k, DType::q3_k, DType::q4_k, DType::q5_k, DType::q6_k};
+constexpr std::array kTypes = {DType::q4_0,   DType::q4_1,  DType::q5_0,  DType::q5_1, DType::q8_0,
+                               DType::iq4_nl, DType::mxfp4, DType::q2_k,  DType::q3_k, DType::q4_k,
+                               DType::q5_k,   DType::q6_k,  DType::iq4_xs};
 
 // Where a block has its halves.
 std::vector<size_t> halves(DType dtype) {
@@ -32,6 +33,8 @@ std::vector<size_t> halves(DType dtype) {
       return {108};
     case DType::q6_k:
       return {208};
+    case DType::mxfp4:
+      return {};
     default:
       return {0};
   }
@@ -49,6 +52,9 @@ struct BlockMatrix {
         const uint16_t half = to_f16(random.uniform());
         std::memcpy(bytes.data() + 1 + b * block.bytes + at, &half, 2);
       }
+    if (dtype == DType::mxfp4)  // powers of two whose products stay finite
+      for (size_t b = 0; b < blocks; ++b)
+        bytes[1 + b * block.bytes] = static_cast<std::byte>(random.integer(110, 130));
   }
   TensorView view() const {
     return {"blk.0.ffn_up.weight", dtype, {out, in}, bytes.data() + 1, bytes.size() - 1, "memory"};
@@ -124,6 +130,21 @@ TEST_CASE("every half is its value as a block's scale") {
           block.data(), 1, got);
       const bool same = std::isnan(want) ? std::isnan(got[31]) : std::memcmp(&got[31], &want, 4) == 0;
       if (!same) FAIL_CHECK("half ", bits, ": ", got[31], " instead of ", want);
+    }
+  }
+}
+
+TEST_CASE("every power of two is its value as a block's scale") {
+  for (int exponent = 0; exponent < 256; ++exponent) {
+    std::array<std::byte, 17> block;
+    block.fill(std::byte{0x22});  // 1
+    block[0] = static_cast<std::byte>(exponent);
+    const auto want = static_cast<float>(std::ldexp(1.0, exponent - 127));
+    for (const cpu::Isa isa : cpu::available_isas()) {
+      float got[32];
+      cpu::kernels(isa).widen_blocks[static_cast<int>(cpu::Format::mxfp4) - cpu::kFirstBlockFormat](
+          block.data(), 1, got);
+      if (got[0] != want || got[31] != want) FAIL_CHECK("2^", exponent - 127, ": ", got[0]);
     }
   }
 }

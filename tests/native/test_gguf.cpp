@@ -252,9 +252,11 @@ TEST_CASE("tensors go by the published names, stacks of experts as matrices") {
   add("blk.12.ffn_gate_inp_shexp.weight", {32});
   add("blk.12.ffn_down_exps.weight", {64, 5, 3}, 8);
   const TemporaryFolder folder;
+  ModelConfig config;
+  config.num_hidden_layers = 13;
   const auto open = [&] {
     return make_gguf_tensor_source(
-        std::make_shared<const GgufFile>(folder.write("x.gguf", content.bytes()), LoadMode::mmap));
+        std::make_shared<const GgufFile>(folder.write("x.gguf", content.bytes()), LoadMode::mmap), config);
   };
   const auto source = open();
   CHECK(source->names() == std::vector<std::string>{"model.embed_tokens.weight",
@@ -340,6 +342,76 @@ TEST_CASE("the metadata says what a config.json would") {
   set(content, "qwen3.rope.scaling.factor", f32(0.5));
   check_fails([&] { gguf_model_config(*Opened(content.bytes())); }, Status::invalid_file,
               "x.gguf: key 'qwen3.rope.scaling.factor' is 0.5; it must be a number at least 1");
+}
+
+TEST_CASE("a hybrid's metadata and names are those of state-space models") {
+  GgufContent content;
+  for (const auto& [key, value] : qwen3_metadata().values) {
+    const bool own = key.starts_with("qwen3.");
+    content.values.emplace_back(own ? cat("qwen35.", key.substr(6)) : key,
+                                key == "general.architecture" ? text("qwen35") : value);
+  }
+  for (const auto& [key, value] :
+       std::initializer_list<std::pair<const char*, uint32_t>>{{"block_count", 5},
+                                                               {"nextn_predict_layers", 1},
+                                                               {"rope.dimension_count", 10},
+                                                               {"ssm.conv_kernel", 4},
+                                                               {"ssm.state_size", 16},
+                                                               {"ssm.group_count", 2},
+                                                               {"ssm.time_step_rank", 6},
+                                                               {"ssm.inner_size", 144},
+                                                               {"full_attention_interval", 2}})
+    set(content, cat("qwen35.", key), u32(value));
+  content.tensors = {{"token_embd.weight", {64, 10}, 0, 0}};
+  content.data_bytes = 64 * 10 * 4;
+  const std::vector<std::pair<std::string, std::string>> names = {
+      {"blk.0.post_attention_norm.weight", "model.layers.0.post_attention_layernorm.weight"},
+      {"blk.0.attn_qkv.weight", "model.layers.0.linear_attn.in_proj_qkv.weight"},
+      {"blk.0.ssm_a", "model.layers.0.linear_attn.A_log"},
+      {"blk.0.ssm_dt.bias", "model.layers.0.linear_attn.dt_bias"},
+      {"blk.3.attn_q.weight", "model.layers.3.self_attn.q_proj.weight"},
+      {"blk.4.attn_q.weight", "mtp.layers.0.self_attn.q_proj.weight"},
+      {"blk.4.ffn_gate_exps.weight", "mtp.layers.0.mlp.experts.0.gate_proj.weight"},
+      {"blk.4.nextn.eh_proj.weight", "mtp.fc.weight"},
+      {"blk.4.nextn.shared_head_norm.weight", "mtp.norm.weight"}};
+  for (const auto& [gguf, published] : names) {
+    const bool stack = gguf.find("exps") != std::string::npos;
+    content.tensors.push_back(
+        {gguf, stack ? std::vector<uint64_t>{8, 4, 1} : std::vector<uint64_t>{32}, 0, content.data_bytes});
+    content.data_bytes += 128;
+  }
+  content.tensors.push_back({"blk.0.ssm_conv1d.weight", {4, 8}, 0, content.data_bytes});
+  content.data_bytes += 128;
+
+  const TemporaryFolder folder;
+  const Checkpoint checkpoint = open_checkpoint(folder.write("x.gguf", content.bytes()));
+  const ModelConfig& config = checkpoint.config;
+  CHECK(config.architecture == "Qwen3_5ForCausalLM");
+  CHECK(config.num_hidden_layers == 4);
+  CHECK(config.rotary_dim == 10);
+  CHECK(!config.zero_centred_norms);
+  CHECK(config.layer_kinds == std::vector<LayerKind>{LayerKind::linear_attention, LayerKind::full_attention,
+                                                     LayerKind::linear_attention, LayerKind::full_attention});
+  const GatedDeltaShape& delta = config.gated_delta.value();
+  CHECK(delta.key_heads == 2);
+  CHECK(delta.value_heads == 6);
+  CHECK(delta.key_dim == 16);
+  CHECK(delta.value_dim == 24);
+  CHECK(delta.conv_kernel == 4);
+  CHECK(delta.stored_rates);
+  CHECK(delta.tiled_value_heads);
+  CHECK(delta.value_head(1, 2) == 5);
+  CHECK(delta.value_head(0, 2) == 4);
+  for (const auto& [gguf, published] : names) {
+    REQUIRE(checkpoint.tensors->find(published));
+    CHECK(checkpoint.tensors->find(published)->name == gguf);
+    CHECK(checkpoint.tensors->name_in_file(published) == gguf);
+  }
+  CHECK(checkpoint.tensors->find("model.layers.0.linear_attn.conv1d.weight")->shape ==
+        std::vector<int64_t>{8, 1, 4});
+
+  set(content, "qwen35.ssm.group_count", u32(6));
+  CHECK(!gguf_model_config(*Opened(content.bytes())).gated_delta.value().tiled_value_heads);
 }
 
 TEST_CASE("a mixture's widths may be left to its tensors, and layers without a router are dense") {

@@ -84,6 +84,60 @@ def modules_of(checkpoint: Path, targets: Sequence[str]) -> dict[str, tuple[int,
     return found
 
 
+def dequantised(folder: Path, checkpoint: Path) -> Path:
+    """A GPTQ (4 bits, groups in the order of the inputs) or FP8 checkpoint with its matrices in float32, by the formulas of
+    libqwen/checkpoint/quantized_tensor.h."""
+    shutil.copytree(checkpoint, folder, ignore=lambda *_: ["model.safetensors"])
+    config = json.loads((folder / "config.json").read_text())
+    quantization = config.pop("quantization_config")
+    (folder / "config.json").write_text(json.dumps(config))
+    stored = dict(read_safetensors(checkpoint / "model.safetensors")) | fp8_tensors(checkpoint / "model.safetensors")
+    tensors = {}
+    for name, tensor in stored.items():
+        module, _, part = name.rpartition(".")
+        if part == "qweight":
+            nibbles = np.arange(0, 32, 4)
+            q = (tensor.view(np.uint32)[:, None, :] >> nibbles[:, None] & 15).reshape(-1, tensor.shape[1])
+            zeros = stored[f"{module}.qzeros"].view(np.uint32)
+            z = (zeros[:, :, None] >> nibbles & 15).reshape(len(zeros), -1) + 1
+            group = np.arange(len(q)) // quantization["group_size"]
+            scales = np.float32(widened(stored[f"{module}.scales"]))
+            weight = (np.float32(q) - np.float32(z[group])) * scales[group]
+            tensors[f"{module}.weight"] = np.ascontiguousarray(weight.T)
+        elif f"{name}_scale_inv" in stored:
+            rows, columns = quantization["weight_block_size"]
+            scales = np.float32(widened(stored[f"{name}_scale_inv"]))
+            whole = np.repeat(np.repeat(scales, rows, axis=0), columns, axis=1)
+            tensors[name] = E4M3[tensor] * whole[: tensor.shape[0], : tensor.shape[1]]
+        elif part not in ("qzeros", "scales", "g_idx", "weight_scale_inv"):
+            tensors[name] = np.array(tensor)
+    write_safetensors(folder / "model.safetensors", tensors)
+    return folder
+
+
+def fp8_tensors(file: Path) -> dict[str, Array]:
+    """Those of type F8_E4M3, for which numpy has no type, as their bytes."""
+    data = file.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    found = {}
+    for name, entry in json.loads(data[8:start]).items():
+        if entry.get("dtype") == "F8_E4M3":
+            begin, end = entry["data_offsets"]
+            found[name] = np.frombuffer(data[start + begin : start + end], np.uint8).reshape(entry["shape"])
+    return found
+
+
+def _e4m3() -> Array:
+    """The values of the 256 bytes: a sign, four bits of exponent, three of mantissa; no infinities."""
+    byte = np.arange(256)
+    exponent, mantissa = byte >> 3 & 15, byte & 7
+    magnitude = np.where(exponent == 0, mantissa * 2.0**-9, (8 + mantissa) * 2.0 ** (exponent - 10.0))
+    return np.where(byte & 127 == 127, np.nan, np.where(byte < 128, magnitude, -magnitude)).astype(np.float32)
+
+
+E4M3 = _e4m3()
+
+
 def make_adapter(
     folder: Path,
     checkpoint: Path,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,9 +30,11 @@ from qwen_ffi import (
 )
 from qwen_ffi._safetensors import write_safetensors
 
-from .adapters import ATTENTION, LINEAR_ATTENTION, MLP, make_adapter, merge, narrowed
+from .adapters import ATTENTION, LINEAR_ATTENTION, MLP, dequantised, make_adapter, merge, narrowed
+from .test_gguf import as_safetensors, make_gguf
 
 DATA = Path(__file__).resolve().parents[1] / "parity" / "data"
+SHARED = Path(os.environ.get("QWEN_SHARED", DATA.parents[3] / "shared")) / "reference"
 EVERYTHING = (*ATTENTION, *MLP, *LINEAR_ATTENTION)
 TEXT = [int(token) for token in np.random.default_rng(1).integers(0, 512, 100)]
 GREEDY = SamplingConfig(temperature=0, max_tokens=12, ignore_eos=True)
@@ -142,6 +147,54 @@ def test_a_quantised_model_takes_adapters(tmp_path: Path) -> None:
     )
     assert np.abs(whole - plain).max() > 1e-4
     np.testing.assert_allclose(whole - plain, 2 * (half - plain), atol=2e-5)  # so little that it is nearly linear
+
+
+def quantised_base(kind: str, folder: Path) -> tuple[Path, Path]:
+    """A quantised model, and the same in float32."""
+    if kind in ("gptq", "fp8"):
+        case = DATA / "qwen3_gptq_int4_g32" if kind == "gptq" else SHARED / "qwen3_fp8"
+        if not case.is_dir():
+            pytest.skip("the shared reference checkpoints are not here")
+        return case, dequantised(folder / "dense", case)
+    case = DATA / "qwen3_yarn"
+    file = Path(make_gguf(case, folder / "model.gguf", kind))
+    return file, as_safetensors(file, json.loads((case / "config.json").read_text()), folder / "dense")
+
+
+@pytest.mark.parametrize("kind", ["gptq", "fp8", "Q8_0", "Q4_0", "MXFP4"])
+def test_an_adapter_over_quantised_weights_gives_the_numbers_of_merged_dequantised_ones(
+    kind: str, tmp_path: Path
+) -> None:
+    quantised, dense = quantised_base(kind, tmp_path)
+    adapter = make_adapter(tmp_path / "law", dense, (*ATTENTION, *MLP))
+    got = logits(quantised, adapter, dtype="f32")
+    np.testing.assert_array_equal(got, logits(dense, adapter, dtype="f32"))  # the same float32 values, the same sums
+    merged = merge(tmp_path / "merged", dense, adapter, lambda module: 2.0)
+    np.testing.assert_allclose(got, logits(merged, dtype="f32"), atol=1e-4, rtol=0)
+    assert np.abs(got - logits(quantised, dtype="f32")).max() > 0.05
+
+
+# What people and their tools write; PEFT matches the module's whole name (re.fullmatch).
+REGEXES = [
+    r".*\.(q_proj|v_proj)",
+    r"model\.layers\.[1-9]\.self_attn\..*_proj",
+    r"^(?!.*visual).*(?:up|down)_proj$",
+    r"^model(?=\.).*\.mlp\.(?P<part>gate|up)_proj",
+]
+
+
+@pytest.mark.parametrize("pattern", REGEXES)
+@pytest.mark.parametrize("key", ["target_modules", "exclude_modules"])
+def test_regular_expressions_name_the_matrices_that_have_tensors(key: str, pattern: str, tmp_path: Path) -> None:
+    case = DATA / "qwen3_yarn"
+    named = key == "target_modules"
+    config = {"target_modules": pattern if named else [*ATTENTION, *MLP], key: pattern}
+    chosen = {"only": lambda module: (re.fullmatch(pattern, module) is not None) == named}
+    adapter = make_adapter(tmp_path / "law", case, (*ATTENTION, *MLP), **chosen, **config)
+    modules = {name.split(".lora_")[0] for name in read_safetensors(adapter / "adapter_model.safetensors")}
+    assert 0 < len(modules) < 7 * 3
+    merged = merge(tmp_path / "merged", case, adapter, lambda module: 2.0)
+    np.testing.assert_allclose(logits(case, adapter), logits(merged), atol=1e-4, rtol=0)
 
 
 # ------------------------------------------------------------------------------------------------ beside each other

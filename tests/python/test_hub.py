@@ -6,6 +6,7 @@ because huggingface_hub reads its environment once.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -28,7 +29,9 @@ import pytest
 import qwen_ffi
 from qwen_ffi import QwenNotFoundError
 from qwen_ffi.cli import main
-from qwen_ffi.hub import HubName, cached_model, resolve_model
+from qwen_ffi.hub import HubName, cached_model, resolve_adapter, resolve_model
+
+from .adapters import ATTENTION, MLP, make_adapter
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPO = "Qwen/Tiny"
@@ -289,6 +292,59 @@ def test_models_that_cannot_be_had(hub: Hub, resolve: Resolve) -> None:
     said = resolve("Qwen/Tiny", HF_HUB_OFFLINE="1")
     assert said.startswith("QwenNotFoundError: there is no folder Qwen/Tiny, and the hub's model Qwen/Tiny is not in the")
     assert "HF_HUB_OFFLINE" in said
+
+
+ADAPTER_CHILD = """
+import sys
+from qwen_ffi import Transformer
+with Transformer.from_pretrained(sys.argv[1]) as model:
+    try:
+        print(model.load_adapter(sys.argv[2]), model.adapters()[0].path)
+    except RuntimeError as error:
+        print(f"{type(error).__name__}: {error}")
+"""
+
+
+def test_adapters_have_names_too(
+    cache: Path, demo_model: Path, child: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = make_adapter(tmp_path / "served", demo_model, (*ATTENTION, *MLP), strength=0.1)
+    (served / "README.md").write_text("not wanted")
+    (served / "optimizer.safetensors").write_bytes(b"nor this")
+
+    def load(name: str, **environment: str) -> str:
+        command = [sys.executable, "-c", ADAPTER_CHILD, str(demo_model), name]
+        env = {**child["env"], **{key: os.environ[key] for key in os.environ if key.startswith("HF_")}, **environment}
+        run = subprocess.run(command, cwd=child["cwd"], env=env, capture_output=True, text=True, timeout=60)
+        assert run.returncode == 0, run.stderr
+        return run.stdout.strip()
+
+    with hub_of(served) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        said = load("Qwen/Tiny", HF_HUB_OFFLINE="1")
+        assert said.startswith("QwenNotFoundError: there is no folder Qwen/Tiny, and the hub's adapter Qwen/Tiny is not in the")
+        assert f"{hub.endpoint} has no adapter Qwen/Other" in load("Qwen/Other")
+        hub.cuts["adapter_model.safetensors"] = [1000] * 100
+        assert load("Qwen/Tiny").startswith("QwenIOError: downloading Qwen/Tiny from")
+        assert "adapter Qwen/Tiny only a part is in the cache" in load("Qwen/Tiny", HF_HUB_OFFLINE="1")
+        hub.cuts.clear()
+        name, folder = load("Qwen/Tiny@v1").split()
+        assert (name, Path(folder).name) == ("Tiny", COMMIT)
+        assert sorted(path.name for path in Path(folder).iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+        assert load("Qwen/Tiny").split() == [name, folder]
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # what is in the cache needs neither package nor network
+    with qwen_ffi.QwenInferenceSession(demo_model) as session:
+        assert session.load_adapter("Qwen/Tiny") == "Tiny"
+        assert asyncio.run(session.aload_adapter("Qwen/Tiny", name="other")) == "other"
+        assert session.load_adapter(str(served)) == "served"
+        config = qwen_ffi.SamplingConfig(temperature=0, max_tokens=20, ignore_eos=True)
+        answers = [session.generate("Hello", config, adapter=own).token_ids for own in ("Tiny", "other", "served", "")]
+    assert answers[0] == answers[1] == answers[2] != answers[3]
+    assert main(["generate", str(demo_model), "Hello", "--adapter", "Qwen/Tiny", "--max-tokens", "3"]) == 0
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(served, tmp_path / "Qwen" / "Tiny")
+    assert resolve_adapter("Qwen/Tiny") == Path("Qwen/Tiny")
 
 
 def test_without_huggingface_hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

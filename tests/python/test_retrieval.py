@@ -33,6 +33,8 @@ from qwen_ffi import (
     read_safetensors,
 )
 
+from .adapters import ATTENTION, MLP, make_adapter, merge
+
 T = TypeVar("T")
 TESTS = Path(__file__).resolve().parents[1]
 CASE = TESTS / "parity" / "data" / "qwen3_embedding"
@@ -99,6 +101,38 @@ def reranker(reranking_model: Path) -> Iterator[Reranker]:
 
 
 # ------------------------------------------------------------------------------------------------------- the numbers
+
+
+def test_adapters_give_the_numbers_of_merged_weights(
+    embedding_model: Path, reranking_model: Path, embedder: Embedder, reranker: Reranker, tmp_path: Path
+) -> None:
+    for name, case in (("embedding", embedding_model), ("reranking", reranking_model)):
+        law = make_adapter(tmp_path / name, case, (*ATTENTION, *MLP))
+        merge(tmp_path / f"merged {name}", case, law, lambda module: 2.0)
+    plain, scores = embedder.embed(TEXTS), reranker.score(QUERY, DOCUMENTS)
+    with Embedder(embedding_model, dtype="f32") as own, Embedder(tmp_path / "merged embedding", dtype="f32") as merged:
+        law = own.load_adapter(tmp_path / "embedding", name="law")
+        assert [adapter.name for adapter in own.adapters()] == ["law"]
+        for got, want in (
+            (own.embed(TEXTS, adapter=law), merged.embed(TEXTS)),
+            (own.embed_queries([QUERY], adapter=law), merged.embed_queries([QUERY])),
+            (run(own.aembed(TEXTS, adapter=law)), merged.embed(TEXTS)),
+            (run(own.aembed_queries([QUERY], adapter=law)), merged.embed_queries([QUERY])),
+        ):
+            np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
+        assert np.abs(own.embed(TEXTS, adapter=law) - plain).max() > 0.01
+        np.testing.assert_allclose(own.embed(TEXTS), plain, rtol=0, atol=0.01)  # the model as it is, in bf16 there
+        own.unload_adapter(law)
+        with pytest.raises(QwenValueError, match="option 'adapter' is 'law'; no adapter is loaded"):
+            own.embed(TEXTS, adapter=law)
+    with Reranker(reranking_model, dtype="f32") as own, Reranker(tmp_path / "merged reranking", dtype="f32") as merged:
+        law = own.load_adapter(tmp_path / "reranking")
+        want = merged.score(QUERY, DOCUMENTS)
+        np.testing.assert_allclose(own.score(QUERY, DOCUMENTS, adapter=law), want, rtol=1e-4)
+        np.testing.assert_allclose(run(own.ascore(QUERY, DOCUMENTS, adapter=law)), want, rtol=1e-4)
+        assert np.abs(want - scores).max() > 0.01
+        with pytest.raises(QwenValueError, match="option 'adapter' is 'other'; loaded are 'reranking'"):
+            own.score(QUERY, DOCUMENTS, adapter="other")
 
 
 @pytest.mark.parametrize("isa", build_info()["cpu_isa"])

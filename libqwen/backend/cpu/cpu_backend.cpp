@@ -38,9 +38,9 @@ std::vector<KernelCount> CpuBackend::kernel_counts() const {
   static constexpr const char* kOps[] = {"embed",       "linear",      "attention", "rms_norm",
                                          "rope",        "store_kv",    "silu_mul",  "moe",
                                          "convolution", "gated_delta", "indexer"};
-  static constexpr const char* kFormatNames[] = {"f32",  "f16",  "bf16", "fp8",  "gptq", "awq",
-                                                 "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k",
-                                                 "q3_k", "q4_k", "q5_k", "q6_k"};
+  static constexpr const char* kFormatNames[] = {"f32",  "f16",  "bf16", "fp8",  "gptq",   "awq",   "q4_0",
+                                                 "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl", "mxfp4", "q2_k",
+                                                 "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs"};
   static_assert(std::size(kOps) == static_cast<size_t>(Op::count));
   static_assert(std::size(kFormatNames) == kFormats);
   // Weights come in every format, the cache in two, activations in one.

@@ -147,7 +147,7 @@ void CpuBackend::gated_delta(CacheStorage& storage, const Batch& batch, const Ga
       kernels_.multiply(multiply);
 
       for (int64_t i = 0; i < value_heads; ++i) {
-        const int64_t head = key_head * value_heads + i;
+        const int64_t head = shape.value_head(key_head, i);
         // The state at the chunk's beginning: kept in a block, or left here by the chunk before.
         float* const between = carried + i * state_floats;
         const int32_t block = chunk == 0 ? -1 : table[static_cast<size_t>(chunk)];
@@ -161,7 +161,8 @@ void CpuBackend::gated_delta(CacheStorage& storage, const Batch& batch, const Ga
           kernels_.multiply(multiply);
         }
         float* const log_decay = cache.log_decay(args.layer, sequence.state_slot, head);
-        const double rate = -std::exp(double{own(input.a_log).floats()[head]});
+        const double a = own(input.a_log).floats()[head];
+        const double rate = shape.stored_rates ? a : -std::exp(a);
         const double bias = own(input.dt_bias).floats()[head];
         for (int64_t r = 0; r < rows; ++r) {
           const int64_t t = first + r;

@@ -13,7 +13,7 @@ namespace {
 Format block_format_of(DType dtype) {
   return static_cast<Format>(kFirstBlockFormat + static_cast<int>(dtype) - static_cast<int>(DType::q4_0));
 }
-static_assert(static_cast<int>(DType::q6_k) - static_cast<int>(DType::q4_0) == kBlockFormats - 1);
+static_assert(static_cast<int>(DType::iq4_xs) - static_cast<int>(DType::q4_0) == kBlockFormats - 1);
 
 Format format_of(const TensorView& tensor) {
   if (is_blocked(tensor.dtype)) return block_format_of(tensor.dtype);

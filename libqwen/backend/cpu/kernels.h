@@ -31,15 +31,18 @@ enum class Format : uint8_t {
   q5_0,
   q5_1,
   q8_0,
+  iq4_nl,
+  mxfp4,
   q2_k,
   q3_k,
   q4_k,
   q5_k,
-  q6_k
+  q6_k,
+  iq4_xs
 };
 inline constexpr int kPlainFormats = 3;
 inline constexpr int kFirstBlockFormat = 6;
-inline constexpr int kFormats = 16;
+inline constexpr int kFormats = 19;
 inline constexpr int kBlockFormats = kFormats - kFirstBlockFormat;
 static constexpr bool is_quantized(Format format) {
   return static_cast<int>(format) >= kPlainFormats;
@@ -54,7 +57,7 @@ static constexpr int64_t block_elements(Format format) {
   return format >= Format::q2_k ? 256 : 32;
 }
 static constexpr int64_t block_bytes(Format format) {
-  constexpr int64_t kBytes[kBlockFormats] = {18, 20, 22, 24, 34, 84, 110, 144, 176, 210};
+  constexpr int64_t kBytes[kBlockFormats] = {18, 20, 22, 24, 34, 18, 17, 84, 110, 144, 176, 210, 136};
   return is_blocked(format) ? kBytes[static_cast<int>(format) - kFirstBlockFormat] : 0;
 }
 

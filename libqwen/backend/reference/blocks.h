@@ -15,6 +15,8 @@ inline double block_element(DType dtype, const std::byte* block, int64_t i) {
   };
   const auto half = [&](int64_t at) { return double{element<Format::f16>(block + at, 0)}; };
   const auto nibble = [&](int64_t at) { return bits(at + i % 16, i / 16 * 4, 4); };
+  static constexpr int kIq4[] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+  static constexpr double kE2m1[] = {0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6};
   switch (dtype) {
     case DType::q4_0:  // d, qs[16]
       return half(0) * (nibble(2) - 8);
@@ -26,6 +28,10 @@ inline double block_element(DType dtype, const std::byte* block, int64_t i) {
       return half(0) * (nibble(8) + 16 * bits(4 + i / 8, i % 8, 1)) + half(2);
     case DType::q8_0:  // d, qs[32]
       return half(0) * static_cast<int8_t>(byte(2 + i));
+    case DType::iq4_nl:  // d, qs[16]
+      return half(0) * kIq4[nibble(2)];
+    case DType::mxfp4:  // e, qs[16]
+      return std::ldexp(kE2m1[nibble(1)], byte(0) - 127);
     default:
       break;
   }
@@ -41,6 +47,10 @@ inline double block_element(DType dtype, const std::byte* block, int64_t i) {
   if (dtype == DType::q6_k) {  // ql[128], qh[64], scales[16], d
     const int low = bits(row / 4 * 64 + row % 2 * 32 + column, row % 4 / 2 * 4, 4);
     return half(208) * static_cast<int8_t>(byte(192 + k)) * (low + 16 * pair(128) - 32);
+  }
+  if (dtype == DType::iq4_xs) {  // d, scales_h[2], scales_l[4], qs[128]
+    const int scale = bits(4 + row / 2, row % 2 * 4, 4) + 16 * bits(2 + row / 4, row % 4 * 2, 2) - 32;
+    return half(0) * scale * kIq4[bits(8 + row * 16 + column % 16, static_cast<int>(column / 16) * 4, 4)];
   }
   // d, dmin, scales[12], q5_k: qh[32], qs[128]
   const int64_t j = row % 4;
