@@ -25,10 +25,11 @@ static inline void must(int32_t status, qwen_error* error, const char* what) {
   fprintf(stderr, "%s: %s: %s\n", what, qwen_status_name(status), qwen_error_message(error));
   exit(1);
 }
-#define MUST(call)            \
-  do {                        \
-    qwen_error* error = NULL; \
-    must(call, error, #call); \
+#define MUST(call)                 \
+  do {                             \
+    qwen_error* error = NULL;      \
+    const int32_t status = (call); \
+    must(status, error, #call);    \
   } while (0)
 
 /* FNV-1a: what was generated, as one number. */
@@ -44,6 +45,12 @@ static inline qwen_options* engine_options(void) {
   MUST(qwen_options_new(&options, &error));
   MUST(qwen_options_set_i64(options, "threads", 2, &error));
   MUST(qwen_options_set_i64(options, "kv_cache_bytes", 4 << 20, &error));
+  return options;
+}
+/* The same with room for long answers. */
+static inline qwen_options* large_engine_options(void) {
+  qwen_options* options = engine_options();
+  MUST(qwen_options_set_i64(options, "kv_cache_bytes", INT64_C(1) << 30, &error));
   return options;
 }
 static inline qwen_options* request_options(int64_t tokens) {
@@ -70,6 +77,20 @@ static inline qwen_engine* create(const char* path) {
   MUST(qwen_create(path, options, &engine, &error));
   qwen_options_free(options);
   return engine;
+}
+static inline qwen_engine* create_large(const char* path) {
+  qwen_options* options = large_engine_options();
+  qwen_engine* engine = NULL;
+  MUST(qwen_create(path, options, &engine, &error));
+  qwen_options_free(options);
+  return engine;
+}
+/* Waits until so many choices are in flight: who is to be met inside the library must have come in. */
+static inline void wait_for(qwen_engine* engine, int64_t choices) {
+  qwen_engine_stats stats = {.struct_size = sizeof stats};
+  do {
+    MUST(qwen_engine_stats_get(engine, &stats, &error));
+  } while (stats.running + stats.waiting < choices);
 }
 /* Tokens and probabilities of an answer. */
 static inline uint64_t result_digest(const qwen_result* result) {
