@@ -199,8 +199,11 @@ int host_main(int argc, char **argv) {
   *(void **)&points = named("shim_points");
   *(void **)&refused = named("shim_refused");
   *(void **)&live = named("shim_live");
-  const int signals[] = {SIGSEGV, SIGBUS, SIGABRT, SIGILL, SIGALRM};
-  for (size_t i = 0; i < sizeof signals / sizeof *signals; ++i) signal(signals[i], last_words);
+  static const int kSignals[] = {SIGSEGV, SIGBUS, SIGABRT, SIGILL, SIGALRM};
+  enum { SIGNALS = sizeof kSignals / sizeof *kSignals };
+  const struct sigaction action = {.sa_handler = last_words};
+  struct sigaction before[SIGNALS];
+  for (int i = 0; i < SIGNALS; ++i) sigaction(kSignals[i], &action, &before[i]);
 
   MUST(qwen_log_set(on_log, &wrong_log, QWEN_LOG_DEBUG, &error)); /* messages are made, too */
   long runs = 0, failed = 0, unharmed = 0, leaks = 0;
@@ -249,6 +252,7 @@ int host_main(int argc, char **argv) {
   MUST(qwen_log_set(NULL, NULL, 0, &error));
   CHECK(!wrong_log);
   alarm(0);
+  for (int i = 0; i < SIGNALS; ++i) sigaction(kSignals[i], &before[i], NULL);
   printf("%ld points, %ld runs, %ld failed, %ld were unharmed\n", all, runs, failed, unharmed);
   return mistakes != 0;
 }
