@@ -239,7 +239,7 @@ void Scheduler::abandon(const ScheduledStep& step, const Error& failure) noexcep
     std::for_each(step.sequences.begin(), step.sequences.end(), fail);
   } else if (!running_.empty()) {
     std::for_each(running_.begin(), running_.end(), fail);
-  } else {
+  } else if (!waiting_.empty()) {
     fail(*waiting_.begin());  // or it would be tried again and again
   }
 }

@@ -9,6 +9,7 @@ import os
 import re
 import resource
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,37 @@ def test_the_hosts_locale_and_float_modes_change_nothing_and_stay(
     usual = succeeds(host("work", model, "with errors", times=2))
     assert len(set(usual.split())) == 1
     assert succeeds(host("work", model, "with errors", times=2, env=unusual_host)) == usual
+
+
+IMPORT = """
+import locale, os, signal, sys
+import cffi, numpy  # what they do to a process is theirs
+locale.setlocale(locale.LC_ALL, "C")
+def look():
+    return {
+        "handlers": [signal.getsignal(number) for number in signal.valid_signals()],
+        "mask": signal.pthread_sigmask(signal.SIG_BLOCK, []),
+        "wake": signal.set_wakeup_fd(-1),
+        "locale": locale.setlocale(locale.LC_ALL),
+        "environment": dict(os.environ),
+        "folder": os.getcwd(),
+        "threads": len(os.listdir("/proc/self/task")),
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "half a denormal": numpy.float32(1e-45) * numpy.float32(1) > 0,
+    }
+before = look()
+import qwen_ffi
+assert look() == before
+with qwen_ffi.QwenInferenceSession(sys.argv[1]) as session:
+    session.generate("One, two", max_tokens=4)
+assert look() == before
+"""
+
+
+def test_importing_and_using_the_package_leaves_the_interpreter_as_it_was(demo_model: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", IMPORT, str(demo_model)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert succeeds(run) == ""
 
 
 def test_options_of_the_environment_are_read_the_same_with_a_decimal_comma(
