@@ -43,11 +43,11 @@ class DefaultFloatEnvironment {
     host_sse_ = _mm_getcsr();
     asm volatile("fnstcw %0" : "=m"(host_x87_));
     _mm_setcsr(0x1f80);
-    asm volatile("fldcw %0" ::"m"(kDefault));
+    asm volatile("fldcw %0" ::"m"(kDefault) : "memory");  // what is computed stays on its side of this
   }
   void leave() noexcept {
+    asm volatile("fldcw %0" ::"m"(host_x87_) : "memory");
     _mm_setcsr(host_sse_);
-    asm volatile("fldcw %0" ::"m"(host_x87_));
   }
   uint32_t host_sse_ = 0;
   uint16_t host_x87_ = 0;

@@ -69,8 +69,8 @@ def shim(compile_c: Callable[..., Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def host(compile_c: Callable[..., Path]) -> Run:
-    """host(name, *arguments): runs tests/guest/name.c; times: how often it and the library are loaded and unloaded; before: called in the new
-    process."""
+    """host(name, *arguments): runs tests/guest/name.c; times: how often it and the library are loaded and unloaded;
+    before: called in the new process."""
     loader = compile_c(HERE / "guest_main.c", "-Wl,--as-needed")
     plugins: dict[str, Path] = {}
 

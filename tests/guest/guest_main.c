@@ -1,8 +1,9 @@
 /* guest_main TIMES HOST.so ARGUMENTS: loads a host and the library with it, runs it, and unloads both again, that many times;
  * whatever a library could change in its process must afterwards be as it was, at each of these points.
  *
- * UNUSUAL_HOST in the environment: a host with a decimal comma (locale "comma" of LOCPATH), that rounds upwards and flushes
- * denormals to zero, with signal handlers, blocked signals and an alternate stack of its own. */
+ * UNUSUAL_HOST in the environment: a host with a decimal comma (locale "comma" of LOCPATH), that rounds upwards, flushes
+ * denormals to zero and traps invalid operations and divisions by zero, with signal handlers, blocked signals and an alternate
+ * stack of its own. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>
@@ -117,7 +118,7 @@ static void be_unusual(void) {
   if (!setlocale(LC_NUMERIC, "comma") || strtod("0,5", NULL) != 0.5) exit((fprintf(stderr, "no locale 'comma'\n"), 2));
 #if defined(__x86_64__)
   const unsigned short x87 = 0x0b7f; /* rounds upwards */
-  __builtin_ia32_ldmxcsr(__builtin_ia32_stmxcsr() | 0x4000 | 0x8040);
+  __builtin_ia32_ldmxcsr((__builtin_ia32_stmxcsr() | 0x4000 | 0x8040) & ~0x280u);
   __asm__ volatile("fldcw %0" : : "m"(x87));
 #endif
 }
