@@ -31,7 +31,9 @@
  *             that, so a program compiled against an older header keeps working, and no more than it knows, so a program
  *             that may meet an older library zeroes the struct first. In callbacks struct_size is the library's: look
  *             there before reading a field that came later. Fields are only ever appended.
- *   Quiet     The library never prints, exits, installs signal handlers or changes the locale.
+ *   Quiet     The library never prints, exits, installs signal handlers or changes the locale; its threads take no signals
+ *             but their own faults. How a thread of the host rounds and treats denormals makes no difference to results and
+ *             is as it was when a call returns; event_fn, and progress_fn of qwen_embed and qwen_rerank, run in it too.
  *   Forks     Engines, requests and queues do not survive fork(): in a child their calls fail with QWEN_ERR_FORKED, and
  *             freeing them there leaves the parent's alone. Models, tokenizers, options and results may be used on.
  */

@@ -15,7 +15,7 @@ const TextInputs& checked(const qwen_inputs* inputs) {
 
 // What both calls have in common. make(index): tokens and what is wanted of them; take(request, values): one input's numbers.
 std::unique_ptr<qwen_tensors> compute(qwen_engine& engine, const TextInputs& inputs, int64_t width,
-                                      const qwen_options* options, qwen_progress_fn progress, void* user,
+                                      const qwen_options* options, const std::function<bool(double)>& go_on,
                                       const std::function<RequestInput(size_t)>& make,
                                       const std::function<void(const Request&, std::span<float>)>& take) {
   const Options& given = api::options_for(OptionScope::request, options);
@@ -39,9 +39,17 @@ std::unique_ptr<qwen_tensors> compute(qwen_engine& engine, const TextInputs& inp
     take(request,
          std::span(handle->values).subspan(index * static_cast<size_t>(width), static_cast<size_t>(width)));
   };
-  if (progress) stream.go_on = [&](double fraction) { return progress(fraction, user) == 0; };
+  stream.go_on = go_on;
   run(engine.engine, stream);
   return handle;
+}
+
+// The host's callback, in the host's float environment.
+std::function<bool(double)> host_progress(qwen_progress_fn progress, void* user,
+                                          DefaultFloatEnvironment& floats) {
+  if (!progress) return nullptr;
+  return
+      [=, &floats](double fraction) { return floats.in_host([&] { return progress(fraction, user); }) == 0; };
 }
 
 }  // namespace
@@ -106,7 +114,7 @@ int32_t qwen_inputs_encode(const qwen_inputs* inputs, size_t index, const char* 
 int32_t qwen_embed(qwen_engine* engine, const qwen_inputs* inputs, int64_t dimensions,
                    const qwen_options* options, qwen_progress_fn progress, void* user, qwen_tensors** tensors,
                    qwen_error** error) {
-  return api::guard(error, [&] {
+  return api::guard(error, [&](DefaultFloatEnvironment& floats) {
     api::require(engine, "engine");
     api::require(tensors, "tensors");
     engine->owner.check("engine");
@@ -126,7 +134,7 @@ int32_t qwen_embed(qwen_engine* engine, const qwen_inputs* inputs, int64_t dimen
     const auto take = [](const Request& request, std::span<float> values) {
       write_embedding(request.last_hidden, values);
     };
-    auto handle = compute(*engine, texts, width, options, progress, user, make, take);
+    auto handle = compute(*engine, texts, width, options, host_progress(progress, user, floats), make, take);
     handle->name = "embeddings";
     handle->shape = {static_cast<int64_t>(texts.size()), width};
     *tensors = handle.release();
@@ -136,7 +144,7 @@ int32_t qwen_embed(qwen_engine* engine, const qwen_inputs* inputs, int64_t dimen
 int32_t qwen_rerank(qwen_engine* engine, const char* query, size_t query_length, const qwen_inputs* inputs,
                     const qwen_options* options, qwen_progress_fn progress, void* user,
                     qwen_tensors** tensors, qwen_error** error) {
-  return api::guard(error, [&] {
+  return api::guard(error, [&](DefaultFloatEnvironment& floats) {
     api::require(engine, "engine");
     api::require(tensors, "tensors");
     engine->owner.check("engine");
@@ -158,7 +166,7 @@ int32_t qwen_rerank(qwen_engine* engine, const char* query, size_t query_length,
     const auto take = [](const Request& request, std::span<float> values) {
       values[0] = yes_probability(request.logits[0], request.logits[1]);
     };
-    auto handle = compute(*engine, documents, 1, options, progress, user, make, take);
+    auto handle = compute(*engine, documents, 1, options, host_progress(progress, user, floats), make, take);
     handle->name = "scores";
     handle->shape = {static_cast<int64_t>(documents.size())};
     *tensors = handle.release();

@@ -2,6 +2,7 @@
 #include "api/guard.h"
 #include "api/version.h"
 #include "backend/backend.h"
+#include "base/immortal.h"
 #include "base/log.h"
 
 namespace qwen::api {
@@ -9,8 +10,8 @@ namespace {
 
 // Handed out when there is no memory for a real one; qwen_error_free leaves it alone.
 qwen_error* out_of_memory_error() {
-  static qwen_error error{QWEN_ERR_OUT_OF_MEMORY, "out of memory"};
-  return &error;
+  static Immortal<qwen_error> error(QWEN_ERR_OUT_OF_MEMORY, "out of memory");
+  return &*error;
 }
 
 }  // namespace

@@ -19,7 +19,7 @@ void fill_event(const Event& event, qwen_event* out) {
                 .token_ids = event.token_ids.data(),
                 .logprobs = pointer_or_null(event.logprobs),
                 .token_count = event.token_ids.size(),
-                .message = event.message.c_str(),
+                .message = event.type == EventType::done ? event.request->message().c_str() : "",
                 .request = static_cast<const qwen_request*>(event.request->host_handle),
                 .tool_name = event.call ? event.call->name.c_str() : nullptr,
                 .tool_name_length = event.call ? event.call->name.size() : 0,
@@ -63,7 +63,8 @@ std::shared_ptr<Request> make_request(const qwen_engine& engine, const qwen_prom
 }
 
 // Calls the host for every event until the request is done. Returns the callback's negative number, or 0.
-int32_t drain(Request& request, EventQueue& queue, qwen_event_fn on_event, void* user) {
+int32_t drain(Request& request, EventQueue& queue, qwen_event_fn on_event, void* user,
+              DefaultFloatEnvironment& floats) {
   int32_t failure = 0;
   while (true) {
     const std::optional<Event> event = queue.pop(-1);
@@ -71,7 +72,7 @@ int32_t drain(Request& request, EventQueue& queue, qwen_event_fn on_event, void*
       qwen_event out{};
       out.struct_size = sizeof out;
       api::fill_event(*event, &out);
-      const int32_t answer = on_event(&out, user);
+      const int32_t answer = floats.in_host([&] { return on_event(&out, user); });
       if (answer == 1) request.stop();
       if (answer == 2 || answer < 0) request.cancel();
       if (answer < 0) failure = answer;
@@ -86,13 +87,13 @@ extern "C" {
 
 int32_t qwen_generate(qwen_engine* engine, const qwen_prompt* prompt, const qwen_options* options,
                       qwen_event_fn on_event, void* user, qwen_result** result, qwen_error** error) {
-  return api::guard(error, [&] {
+  return api::guard(error, [&](DefaultFloatEnvironment& floats) {
     api::require(engine, "engine");
     const auto queue = std::make_shared<EventQueue>();
     const auto request = make_request(*engine, prompt, options, queue, 0);
     auto handle = result ? std::make_unique<qwen_result>() : nullptr;
     engine->engine.submit(request);
-    const int32_t failure = drain(*request, *queue, on_event, user);
+    const int32_t failure = drain(*request, *queue, on_event, user, floats);
     RequestOutcome outcome = request->outcome();
     if (failure < 0) fail(Status::callback, "the event callback returned ", failure);
     if (outcome.status != Status::ok) throw Error(outcome.status, outcome.message);

@@ -6,13 +6,12 @@
 
 #include <algorithm>
 #include <cstring>
-#include <exception>
-#include <new>
-#include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "base/error.h"
+#include "base/float_environment.h"
 #include "qwen.h"
 
 struct qwen_error {
@@ -26,22 +25,21 @@ namespace qwen::api {
 // static object.
 int32_t report(qwen_error** error, int32_t code, const char* message) noexcept;
 
-// Runs `body` and turns whatever it throws into a status.
+// Runs `body` and turns whatever it throws into a status. Meanwhile floats are computed as on our own threads, whatever the
+// host has set; who calls back takes the environment and does so by its in_host().
 template <class Body>
 int32_t guard(qwen_error** error, Body&& body) noexcept {
+  DefaultFloatEnvironment floats;
   try {
-    body();
+    if constexpr (std::is_invocable_v<Body, DefaultFloatEnvironment&>) {
+      body(floats);
+    } else {
+      body();
+    }
     return QWEN_OK;
-  } catch (const Error& e) {
-    return report(error, static_cast<int32_t>(e.status()), e.what());
-  } catch (const std::bad_alloc&) {
-    return report(error, QWEN_ERR_OUT_OF_MEMORY, "out of memory");
-  } catch (const std::length_error&) {
-    return report(error, QWEN_ERR_OUT_OF_MEMORY, "a length or count is larger than any memory");
-  } catch (const std::exception& e) {
-    return report(error, QWEN_ERR_INTERNAL, e.what());
   } catch (...) {
-    return report(error, QWEN_ERR_INTERNAL, "unknown exception");
+    const Error failure = current_error();
+    return report(error, static_cast<int32_t>(failure.status()), failure.what());
   }
 }
 

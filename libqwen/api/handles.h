@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "api/guard.h"
+#include "base/immortal.h"
 #include "base/options.h"
 #include "checkpoint/memory_tensors.h"
 #include "engine/engine.h"
@@ -121,9 +122,9 @@ namespace qwen::api {
 
 // The host's options, checked to be of the right kind for this call; NULL: none.
 inline const Options& options_for(OptionScope scope, const qwen_options* options) {
-  static const Options kNone;
+  static Immortal<Options> none;
   if (options) options->options.check_scope(scope);
-  return options ? options->options : kNone;
+  return options ? options->options : *none;
 }
 
 template <class T>

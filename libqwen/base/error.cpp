@@ -1,6 +1,38 @@
 #include "base/error.h"
 
+#include <cstring>
+#include <filesystem>
+#include <new>
+#include <stdexcept>
+
 namespace qwen {
+
+Error current_error() noexcept {
+  try {
+    try {
+      throw;
+    } catch (const Error& error) {
+      return error;
+    } catch (const std::bad_alloc&) {
+      throw;
+    } catch (const std::length_error&) {
+      return {Status::out_of_memory, "a length or count is larger than any memory"};
+    } catch (const std::filesystem::filesystem_error& error) {
+      return {Status::io, cat(error.path1().string(), ": ", system_reason(error.code().value()))};
+    } catch (const std::exception& error) {
+      return {Status::internal, error.what()};
+    } catch (...) {
+      return {Status::internal, "unknown exception"};
+    }
+  } catch (const std::bad_alloc&) {
+    return {Status::out_of_memory, "out of memory"};  // short enough to need none
+  }
+}
+
+std::string system_reason(int error) {
+  const char* words = ::strerrordesc_np(error);
+  return words ? words : cat("errno ", error);
+}
 
 std::string quote(std::string_view untrusted, size_t limit) {
   static constexpr char kHex[] = "0123456789abcdef";

@@ -76,6 +76,12 @@ template <class... Pieces>
   throw Error(status, cat(pieces...));
 }
 
+// What the exception that is being handled says, as an Error: memory that ran out is out_of_memory, what nobody expected internal.
+Error current_error() noexcept;
+
+// The operating system's words for an errno, in English whatever the host's locale is: ASCII.
+std::string system_reason(int error);
+
 // cat() of an untrusted value for use inside a message: quoted, control bytes escaped, shortened to `limit` bytes.
 std::string quote(std::string_view untrusted, size_t limit = 80);
 

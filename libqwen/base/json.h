@@ -4,6 +4,8 @@
 
 #include <rapidjson/document.h>
 
+#include <cstdlib>
+#include <new>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -12,8 +14,24 @@
 
 namespace qwen {
 
-using JsonValue = rapidjson::Value;
-using JsonDocument = rapidjson::Document;
+// RapidJSON does not look whether it was given memory: this one throws std::bad_alloc.
+class JsonAllocator {
+ public:
+  static constexpr bool kNeedFree = true;
+  static void* Malloc(size_t size) { return Realloc(nullptr, 0, size); }
+  static void* Realloc(void* memory, size_t, size_t size) {
+    if (size == 0) return Free(memory), nullptr;
+    void* moved = std::realloc(memory, size);
+    if (!moved) throw std::bad_alloc();
+    return moved;
+  }
+  static void Free(void* memory) { std::free(memory); }
+};
+
+using JsonDocument = rapidjson::GenericDocument<rapidjson::UTF8<>,
+                                                rapidjson::MemoryPoolAllocator<JsonAllocator>, JsonAllocator>;
+using JsonValue = JsonDocument::ValueType;
+using JsonReader = rapidjson::GenericReader<rapidjson::UTF8<>, rapidjson::UTF8<>, JsonAllocator>;
 
 // Parses a complete JSON text (RFC 8259, UTF-8 validated, nesting bounded). `source` names the file in the error.
 JsonDocument parse_json(std::string_view text, std::string_view source);

@@ -3,7 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <string_view>
+#include <string>
 
 #include "base/error.h"
 
@@ -17,11 +17,16 @@ using LogSink = void (*)(int32_t level, const char* message, size_t length, void
 void set_log_sink(LogSink sink, void* user, LogLevel level);
 
 bool log_enabled(LogLevel level);
-void write_log(LogLevel level, std::string_view message);
+void write_log(LogLevel level, const std::string& message);
 
+// What cannot be said, for want of memory, is not said.
 template <class... Pieces>
-void log(LogLevel level, const Pieces&... pieces) {
-  if (log_enabled(level)) write_log(level, cat(pieces...));
+void log(LogLevel level, const Pieces&... pieces) noexcept {
+  if (!log_enabled(level)) return;
+  try {
+    write_log(level, cat(pieces...));
+  } catch (...) {
+  }
 }
 
 }  // namespace qwen

@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 #include <utility>
 
 #include "base/error.h"
@@ -28,11 +27,6 @@ class FileDescriptor {
   int fd_;
 };
 
-std::string reason(int error) {
-  char text[128];
-  return strerror_r(error, text, sizeof text);  // GNU form: thread-safe, returns the message
-}
-
 }  // namespace
 
 MappedFile::MappedFile(const std::filesystem::path& path, LoadMode mode) : path_(path) {
@@ -50,10 +44,10 @@ void MappedFile::open(const std::filesystem::path& path, LoadMode mode) {
   if (file.get() < 0) {
     const int error = errno;
     fail(error == ENOENT || error == ENOTDIR ? Status::not_found : Status::io, path.string(), ": ",
-         reason(error));
+         system_reason(error));
   }
   struct stat info {};
-  if (::fstat(file.get(), &info) != 0) fail(Status::io, path.string(), ": ", reason(errno));
+  if (::fstat(file.get(), &info) != 0) fail(Status::io, path.string(), ": ", system_reason(errno));
   if (!S_ISREG(info.st_mode)) fail(Status::io, path.string(), ": is not a regular file");
   const auto size = static_cast<size_t>(info.st_size);
   if (size == 0) return;
@@ -64,7 +58,7 @@ void MappedFile::open(const std::filesystem::path& path, LoadMode mode) {
   if (memory == MAP_FAILED) {
     const int error = errno;
     fail(error == ENOMEM ? Status::out_of_memory : Status::io, path.string(), ": cannot ",
-         map ? "map " : "hold ", size, " bytes: ", reason(error));
+         map ? "map " : "hold ", size, " bytes: ", system_reason(error));
   }
   data_ = static_cast<std::byte*>(memory);
   size_ = size;
@@ -77,7 +71,7 @@ void MappedFile::open(const std::filesystem::path& path, LoadMode mode) {
       ::munmap(data_, size_);
       data_ = nullptr;
       if (got == 0) fail(Status::io, path.string(), ": became shorter while it was read");
-      fail(Status::io, path.string(), ": ", reason(error));
+      fail(Status::io, path.string(), ": ", system_reason(error));
     }
     done += static_cast<size_t>(got);
   }

@@ -1,17 +1,13 @@
 #include "base/thread_pool.h"
 
-#include <pthread.h>
 #include <sched.h>
-#include <signal.h>
+#include <unistd.h>
 
 #include <algorithm>
-#include <cfenv>
 #include <cmath>
-#include <cstdio>
 #include <fstream>
 #include <sstream>
 #include <string>
-#include <system_error>
 
 #include "base/error.h"
 
@@ -84,14 +80,6 @@ double cgroup_cpus() {
 
 }  // namespace
 
-void set_default_float_environment() {
-  std::fesetenv(FE_DFL_ENV);
-#if defined(__x86_64__)
-  _mm_setcsr(
-      0x1f80);  // the power-on value: nearest, exceptions masked, no flush-to-zero, no denormals-are-zero
-#endif
-}
-
 int default_thread_count() {
   int cores = 0;
   // A fixed cpu_set_t holds 1024 CPUs; larger machines need a larger mask.
@@ -102,7 +90,7 @@ int default_thread_count() {
     if (sched_getaffinity(0, bytes, mask) == 0) cores = CPU_COUNT_S(bytes, mask);
     CPU_FREE(mask);
   }
-  if (cores == 0) cores = static_cast<int>(std::thread::hardware_concurrency());
+  if (cores == 0) cores = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
   const double quota = cgroup_cpus();
   if (quota > 0) cores = std::min(cores, static_cast<int>(std::ceil(quota)));
   return std::max(cores, 1);
@@ -112,32 +100,25 @@ ThreadPool::ThreadPool(int threads) {
   // With more threads than cores a spinning thread keeps a working one off its core.
   spins_ = threads <= default_thread_count() ? kSpins : 0;
   ticket_.store(kClosed);
-  workers_.reserve(static_cast<size_t>(std::max(threads - 1, 0)));
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all,
-                  &before);  // threads inherit the mask: the host's signals stay the host's
   try {
-    for (int worker = 1; worker < threads; ++worker) workers_.emplace_back([this, worker] { work(worker); });
-  } catch (const std::system_error& error) {
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    const size_t started = workers_.size();
-    stop();
-    fail(Status::out_of_memory, "cannot start thread ", started + 2, " of ", threads, ": ", error.what());
+    workers_.reserve(static_cast<size_t>(std::max(threads - 1, 0)));
+    for (int worker = 1; worker < threads; ++worker)
+      workers_.emplace_back(cat("qwen-cpu-", worker).c_str(), [this, worker] { work(worker); });
+  } catch (...) {
+    stop();  // those that have started
+    throw;
   }
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 ThreadPool::~ThreadPool() {
   stop();
 }
 
-void ThreadPool::stop() {
+void ThreadPool::stop() noexcept {
   stopping_.store(true);
   wake_.fetch_add(1);
   wake_.notify_all();
-  for (std::thread& worker : workers_) worker.join();
-  workers_.clear();
+  workers_.clear();  // joins them
 }
 
 void ThreadPool::run(int64_t count, Call call, void* context) {
@@ -181,10 +162,6 @@ void ThreadPool::drain(int worker) {
 }
 
 void ThreadPool::work(int worker) {
-  set_default_float_environment();
-  char name[16];
-  std::snprintf(name, sizeof name, "qwen-cpu-%d", worker);
-  pthread_setname_np(pthread_self(), name);
   int seen = 0;
   while (!stopping_.load(std::memory_order_acquire)) {
     drain(worker);

@@ -8,15 +8,12 @@
 
 #include <atomic>
 #include <cstdint>
-#include <thread>
 #include <type_traits>
 #include <vector>
 
-namespace qwen {
+#include "base/thread.h"
 
-// Rounds to nearest, keeps denormals, masks exceptions. New threads inherit the host's control word (a host
-// may flush denormals to zero), so every thread of ours that computes calls this first.
-void set_default_float_environment();
+namespace qwen {
 
 // The cores this process may use: its affinity mask, lowered by a cgroup CPU quota; at least 1.
 int default_thread_count();
@@ -34,8 +31,7 @@ constexpr ItemRange partition(int64_t count, int64_t parts, int64_t index) {
 
 class ThreadPool {
  public:
-  // Starts threads - 1 threads (signals blocked, default float environment). Throws Error(out_of_memory) when
-  // the system refuses one.
+  // Starts threads - 1 threads. Throws Error(out_of_memory) when the system refuses one.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -59,7 +55,7 @@ class ThreadPool {
   void run(int64_t count, Call call, void* context);
   void work(int worker);
   void drain(int worker);
-  void stop();
+  void stop() noexcept;
 
   // The loop in progress. A ticket is (generation << 32 | next item). Its fields change only while the ticket
   // is closed (next item = kClosed), and a claim succeeds only if the ticket did not change since the fields
@@ -72,7 +68,7 @@ class ThreadPool {
   alignas(64) std::atomic<int> wake_{0};        // bumped per loop; idle workers sleep on it
   std::atomic<bool> stopping_{false};
   int spins_ = 0;
-  std::vector<std::thread> workers_;
+  std::vector<Thread> workers_;
 };
 
 }  // namespace qwen

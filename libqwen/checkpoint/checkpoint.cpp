@@ -1,6 +1,11 @@
 #include "checkpoint/checkpoint.h"
 
+#include <dirent.h>
+
 #include <algorithm>
+#include <cerrno>
+#include <memory>
+#include <new>
 #include <string_view>
 #include <system_error>
 
@@ -32,18 +37,29 @@ void check_folder(const fs::path& folder) {
   if (status.type() == fs::file_type::not_found)
     fail(Status::not_found, folder.string(),
          folder.extension() == ".gguf" ? ": no such file; " : ": no such folder; ", kWhatIsRight);
-  if (status.type() == fs::file_type::none) fail(Status::io, folder.string(), ": ", error.message());
+  if (status.type() == fs::file_type::none)
+    fail(Status::io, folder.string(), ": ", system_reason(error.value()));
   if (status.type() == fs::file_type::directory) return;
   fail(Status::not_found, folder.string(), ": is a file; give the folder that holds it: ", kWhatIsRight);
+}
+
+// Names of what lies in a folder; none where it cannot be read. std::filesystem's iterators that report errors instead of
+// throwing them are noexcept, and end the process when there is no memory for the next entry.
+std::vector<std::string> names_in(const fs::path& folder) {
+  const std::unique_ptr<DIR, int (*)(DIR*)> open(::opendir(folder.c_str()), ::closedir);
+  if (!open && errno == ENOMEM) throw std::bad_alloc();
+  std::vector<std::string> names;
+  while (const dirent* entry = open ? ::readdir(open.get()) : nullptr)
+    if (const std::string_view name = entry->d_name; name != "." && name != "..") names.emplace_back(name);
+  return names;
 }
 
 // What lies in a folder that is not a checkpoint, said so that the reader sees the mistake: " (it holds .bin or .pt
 // files, which are not supported)", or "".
 std::string what_it_holds_instead(const fs::path& folder) {
   bool gguf = false, pickled = false, snapshots = false;
-  std::error_code error;
-  for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
-    const fs::path name = entry->path().filename(), extension = name.extension();
+  for (const fs::path name : names_in(folder)) {
+    const fs::path extension = name.extension();
     gguf = gguf || extension == ".gguf";
     pickled = pickled || extension == ".bin" || extension == ".pt" || extension == ".pth";
     snapshots = snapshots || name == "snapshots";
@@ -101,13 +117,10 @@ Checkpoint open_gguf(const fs::path& file, LoadMode mode) {
 
 std::optional<fs::path> find_gguf(const fs::path& path) {
   if (is_gguf(path)) return path;
-  std::error_code error;
-  if (!fs::is_directory(path, error)) return std::nullopt;
   std::vector<std::string> found;
-  for (fs::directory_iterator entry(path, error), end; !error && entry != end; entry.increment(error)) {
-    const fs::path name = entry->path().filename(), extension = name.extension();
+  for (std::string& name : names_in(path)) {
     if (name == kConfig || name == kSingleFile || name == kIndex) return std::nullopt;
-    if (extension == ".gguf" && is_file(entry->path())) found.push_back(name.string());
+    if (fs::path(name).extension() == ".gguf" && is_file(path / name)) found.push_back(std::move(name));
   }
   if (found.empty()) return std::nullopt;
   std::sort(found.begin(), found.end());

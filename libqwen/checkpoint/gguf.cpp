@@ -4,7 +4,6 @@
 #include <array>
 #include <bit>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
 #include <iterator>
 #include <limits>
@@ -489,10 +488,7 @@ bool is_gguf(const std::filesystem::path& path) {
   std::error_code ignored;
   if (!std::filesystem::is_regular_file(path, ignored)) return false;
   if (path.extension() == ".gguf") return true;
-  std::array<char, 4> magic{};
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
-  return file && std::fread(magic.data(), 1, magic.size(), file.get()) == magic.size() &&
-         std::string_view(magic.data(), magic.size()) == kMagic;
+  return MappedFile(path, LoadMode::mmap).text().starts_with(kMagic);
 }
 
 }  // namespace qwen

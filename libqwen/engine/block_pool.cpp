@@ -37,6 +37,7 @@ BlockKey next_key(const BlockKey& previous, std::span<const int32_t> tokens) {
 }
 
 BlockPool::BlockPool(int64_t blocks) : blocks_(static_cast<size_t>(blocks)), available_(blocks) {
+  secrets();  // now, while an error has somewhere to go
   free_.reserve(static_cast<size_t>(blocks));
   // Low ids on top, and last in first out: untouched memory stays untouched.
   for (int64_t id = blocks - 1; id >= 0; --id) free_.push_back(static_cast<int32_t>(id));

@@ -1,8 +1,7 @@
 #include "engine/engine.h"
 
-#include <signal.h>
-
 #include <algorithm>
+#include <utility>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -56,37 +55,6 @@ CacheSizes cache_sizes(const Options& options, int64_t context_length, const Cac
   const int64_t generous = blocks_for(std::max<int64_t>(context_length, 4 * 4096));
   sizes.blocks = affordable > 0 ? std::min(generous, affordable) : generous;
   return sizes;
-}
-
-// What the exception that is being handled says to the requests it belongs to.
-Error current_failure() noexcept {
-  try {
-    try {
-      throw;
-    } catch (const Error& error) {
-      return error;
-    } catch (const std::bad_alloc&) {
-      throw;
-    } catch (const std::exception& error) {
-      return {Status::internal, error.what()};
-    } catch (...) {
-      return {Status::internal, "unknown error"};
-    }
-  } catch (const std::bad_alloc&) {
-    return {Status::out_of_memory, "out of memory"};  // short enough to need none
-  }
-}
-
-// Does what must not be left undone, and can be begun again where it threw: when there is no memory for it, once there is.
-template <class Work>
-void insist(const Work& work) {
-  while (true) {
-    try {
-      return work();
-    } catch (const std::bad_alloc&) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-  }
 }
 
 // The memory for the wanted tensors is had before anything is computed, and on the host's thread: too much of it is
@@ -153,7 +121,7 @@ Engine::Engine(std::shared_ptr<const LoadedModel> loaded, const Options& options
   max_running_ = limits.max_running;
   scheduler_ = std::make_unique<Scheduler>(model.cache_groups(), cache_, limits);
   stats_.cache_blocks_total = scheduler_->blocks_total();
-  thread_ = std::thread([this] { step_loop(); });
+  thread_ = Thread("qwen-step", [this] { step_loop(); });
 }
 
 Engine::~Engine() {
@@ -224,14 +192,16 @@ void Engine::load_adapter(const std::filesystem::path& folder, std::string_view 
 }
 
 void Engine::submit(const std::shared_ptr<Request>& request) {
+  Scheduler::Line choices = Scheduler::choices_of(request);
   {
     const std::lock_guard lock(mutex_);
     if (closing_) fail(Status::closed, "the engine is being destroyed");
     if (draining_) fail(Status::closed, "the engine is being drained: it takes no more requests");
-    if (waiting_requests_ + static_cast<int64_t>(inbox_.size()) >= max_waiting_)
+    if (waiting_requests_ >= max_waiting_)
       fail(Status::busy, "the engine's queue is full: max_waiting is ", max_waiting_,
            " requests; try again later");
-    inbox_.push_back(request);
+    inbox_.merge(choices);
+    ++waiting_requests_;
   }
   work_.notify_one();
 }
@@ -254,9 +224,7 @@ void Engine::drain(int64_t timeout_ms) {
 
 // Choices. With the lock held.
 int64_t Engine::in_flight() const {
-  int64_t count = stats_.running + stats_.waiting;
-  for (const auto& request : inbox_) count += request->input().params.n;
-  return count;
+  return stats_.running + stats_.waiting + static_cast<int64_t>(inbox_.size());
 }
 
 EngineStats Engine::stats() const {
@@ -270,34 +238,25 @@ std::vector<KernelCount> Engine::kernel_counts() const {
   return runner_->backend().kernel_counts();
 }
 
-void Engine::step_loop() {
-  sigset_t all;
-  sigfillset(&all);
-  pthread_sigmask(SIG_BLOCK, &all, nullptr);  // the host's signals are the host's
-  set_default_float_environment();            // whatever the host runs with, results are the same
+void Engine::step_loop() noexcept {
   while (true) {
     {
       std::unique_lock lock(mutex_);
       work_.wait(lock, [this] { return closing_ || !inbox_.empty() || !scheduler_->idle(); });
-      insist([this] {
-        while (!inbox_.empty()) {
-          scheduler_->add(inbox_.front());
-          inbox_.pop_front();
-        }
-      });
+      scheduler_->add(std::exchange(inbox_, {}));
       stats_.running = scheduler_->running();
       stats_.waiting = scheduler_->waiting();
       waiting_requests_ = scheduler_->waiting_requests();
       if (closing_) break;
     }
-    insist([this] { step(); });
+    step();
   }
-  insist([this] { scheduler_->finish_all(Status::closed, "the engine was destroyed"); });
+  scheduler_->finish_all(Status::closed, "the engine was destroyed");
   publish();
 }
 
 // The life of a token, steps 2 to 5: schedule, run, sample, commit.
-void Engine::step() {
+void Engine::step() noexcept {
   scheduler_->sweep();
   ScheduledStep step;
   StepTrace trace;
@@ -319,7 +278,7 @@ void Engine::step() {
     }
   } catch (...) {
     // Whatever went wrong belongs to the requests of this step; the engine goes on with the others.
-    const Error failure = current_failure();
+    const Error failure = current_error();
     scheduler_->abandon(step, failure);
     log(LogLevel::error, "step failed: ", failure.message());
   }
@@ -345,7 +304,7 @@ void Engine::commit(const ScheduledStep& step, std::span<float> logits) {
     try {
       take_rows(sequence, rows.row_count, own);
     } catch (...) {  // one request's trouble is not its neighbours'; it ends with the next sweep
-      const Error failure = current_failure();
+      const Error failure = current_error();
       sequence.request().fail(failure.status(), failure.message());
     }
     generated_tokens += sequence.size() - size;
@@ -400,13 +359,14 @@ void Engine::take_prompt_logprobs(const Sequence& sequence, int64_t rows,
 }
 
 // In this order, so that a host that has seen a request end finds it gone from the stats.
-void Engine::publish(StepTrace trace) {
+void Engine::publish(StepTrace trace) noexcept {
   const Scheduler::Line ended = scheduler_->take_ended();
   {
     const std::lock_guard lock(mutex_);
     stats_.running = scheduler_->running();
     stats_.waiting = scheduler_->waiting();
     waiting_requests_ = scheduler_->waiting_requests();
+    for (const auto& sequence : inbox_) waiting_requests_ += sequence->choice() == 0;
     announcing_ = !ended.empty();
     stats_.finished = scheduler_->finished();
     stats_.cached_tokens = scheduler_->cached_tokens();
@@ -416,7 +376,7 @@ void Engine::publish(StepTrace trace) {
     trace.waiting = stats_.waiting;
     trace.cache_blocks_used = stats_.cache_blocks_used;
   }
-  for (const auto& sequence : ended) insist([&] { sequence->request().announce_end(*sequence); });
+  for (const auto& sequence : ended) sequence->request().announce_end(*sequence);
   if (!ended.empty()) {
     const std::lock_guard lock(mutex_);
     announcing_ = false;

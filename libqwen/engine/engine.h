@@ -3,15 +3,14 @@
 
 #include <atomic>
 #include <condition_variable>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "base/options.h"
+#include "base/thread.h"
 #include "engine/adapter_table.h"
 #include "engine/loaded_model.h"
 #include "engine/request.h"
@@ -79,12 +78,12 @@ class Engine {
   std::vector<KernelCount> kernel_counts() const;  // any thread
 
  private:
-  void step_loop();
-  void step();
+  void step_loop() noexcept;
+  void step() noexcept;
   void commit(const ScheduledStep& step, std::span<float> logits);
   void take_rows(Sequence& sequence, int64_t rows, std::span<float> logits);
   void take_prompt_logprobs(const Sequence& sequence, int64_t rows, std::span<const float> logits) const;
-  void publish(StepTrace trace = {});
+  void publish(StepTrace trace = {}) noexcept;
   int64_t in_flight() const;
 
   std::shared_ptr<const LoadedModel> loaded_;
@@ -103,15 +102,15 @@ class Engine {
 
   mutable std::mutex mutex_;  // guards what follows
   std::condition_variable work_;
-  std::deque<std::shared_ptr<Request>> inbox_;
+  Scheduler::Line inbox_;
   EngineStats stats_;
-  int64_t waiting_requests_ = 0;
-  bool announcing_ = false;  // requests have ended, their last events are not out yet
+  int64_t waiting_requests_ = 0;  // in the inbox as well
+  bool announcing_ = false;       // requests have ended, their last events are not out yet
   bool draining_ = false, closing_ = false;
   int threads_inside_ = 0;  // in drain(), or with a Stay
   std::condition_variable drained_;
 
-  std::thread thread_;  // last: starts when everything above is ready
+  Thread thread_;  // last: starts when everything above is ready
 };
 
 }  // namespace qwen

@@ -1,5 +1,6 @@
 #include "engine/event_queue.h"
 
+#include <fcntl.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -7,19 +8,42 @@
 #include <cerrno>
 #include <chrono>
 #include <iterator>
+#include <utility>
 
 #include "engine/request.h"
 
 namespace qwen {
+namespace {
+
+// Not 0, 1 or 2, even where the host has closed them: what is printed somewhere must not end up in here.
+int new_descriptor() {
+  int made = ::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  if (made >= 0 && made <= STDERR_FILENO) {
+    const int low = std::exchange(made, ::fcntl(made, F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
+    const int error = errno;
+    ::close(low);
+    errno = error;
+  }
+  if (made < 0) fail(Status::io, "cannot create an eventfd: ", system_reason(errno));
+  return made;
+}
+
+}  // namespace
 
 EventQueue::~EventQueue() {
   if (descriptor_ >= 0) ::close(descriptor_);
 }
 
 void EventQueue::push(Event event) {
+  Events one;
+  one.push_back(std::move(event));
+  push_first_of(one);
+}
+
+void EventQueue::push_first_of(Events& events) noexcept {
   {
     const std::lock_guard lock(mutex_);
-    events_.push_back(std::move(event));
+    events_.splice(events_.end(), events, events.begin());
     if (events_.size() == 1) signal(true);
   }
   arrived_.notify_one();
@@ -49,8 +73,7 @@ std::vector<Event> EventQueue::pop_all(int64_t timeout_ms) {
 int EventQueue::descriptor() {
   const std::lock_guard lock(mutex_);
   if (descriptor_ < 0) {
-    descriptor_ = ::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (descriptor_ < 0) fail(Status::io, "cannot create an eventfd: errno ", errno);
+    descriptor_ = new_descriptor();
     if (!events_.empty()) signal(true);
   }
   return descriptor_;
@@ -73,7 +96,7 @@ bool EventQueue::wait(std::unique_lock<std::mutex>& lock, int64_t timeout_ms) {
 }
 
 // Keeps the descriptor readable exactly while events wait. Called with the lock held.
-void EventQueue::signal(bool readable) {
+void EventQueue::signal(bool readable) noexcept {
   if (descriptor_ < 0) return;
   uint64_t value = 1;
   [[maybe_unused]] const auto ignored =

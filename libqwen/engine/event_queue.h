@@ -3,7 +3,7 @@
 
 #include <condition_variable>
 #include <cstdint>
-#include <deque>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -35,8 +35,9 @@ struct Event {
   std::vector<int32_t> top_token_ids = {};  // [token_ids.size(), params.top_logprobs]
   std::vector<float> top_logprobs = {};
   std::optional<ToolCall> call = {};
-  std::string message = {};
 };
+
+using Events = std::list<Event>;
 
 class EventQueue {
  public:
@@ -46,6 +47,8 @@ class EventQueue {
   EventQueue& operator=(const EventQueue&) = delete;
 
   void push(Event event);
+  // The first of `events`, which leaves that list: needs no memory.
+  void push_first_of(Events& events) noexcept;
   // The next event; waits up to timeout_ms (negative: forever). nullopt: none came.
   std::optional<Event> pop(int64_t timeout_ms);
   // Everything that is there, after waiting for the first one.
@@ -55,11 +58,11 @@ class EventQueue {
 
  private:
   bool wait(std::unique_lock<std::mutex>& lock, int64_t timeout_ms);
-  void signal(bool readable);
+  void signal(bool readable) noexcept;
 
   std::mutex mutex_;
   std::condition_variable arrived_;
-  std::deque<Event> events_;
+  Events events_;
   int descriptor_ = -1;
 };
 

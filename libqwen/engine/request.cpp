@@ -6,6 +6,9 @@
 namespace qwen {
 namespace {
 
+// For the words with which a request fails, when there is no memory any more.
+constexpr size_t kMessageRoom = 120;
+
 double seconds(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
 }
@@ -21,6 +24,12 @@ Request::Request(RequestInput input, const std::shared_ptr<const Tokenizer>& tok
   last_token_.resize(choices);
   deadline_ = input_.timeout_ms ? submitted_ + std::chrono::milliseconds(*input_.timeout_ms)
                                 : Clock::time_point::max();
+  if (input_.timeout_ms)
+    late_ = cat("the request has not ended within its timeout_ms of ", *input_.timeout_ms);
+  outcome_.message.reserve(kMessageRoom);
+  for (uint32_t choice = 0; choice < choices; ++choice)
+    last_events_.push_back({.type = EventType::finished, .request = nullptr});
+  last_events_.push_back({.type = EventType::done, .request = nullptr});
   outcome_.stats.prompt_tokens = static_cast<int64_t>(input_.prompt.size());
   outcome_.stats.seed = input_.params.seed;
 }
@@ -74,11 +83,14 @@ void Request::record_text(const Sequence& sequence, const TextPiece& piece) {
   if (piece.call) choice.tool_calls.push_back(*piece.call);
 }
 
-void Request::record_end(const Sequence& sequence, FinishReason reason, std::optional<size_t> stop) {
+void Request::record_stop(const Sequence& sequence, size_t stop) {
   const std::lock_guard lock(outcome_mutex_);
-  ChoiceOutcome& choice = outcome_.choices[sequence.choice()];
-  choice.finish_reason = reason;
-  if (stop) choice.stop_text = input_.params.stop[*stop];
+  outcome_.choices[sequence.choice()].stop_text = input_.params.stop[stop];
+}
+
+void Request::record_end(const Sequence& sequence, FinishReason reason) noexcept {
+  const std::lock_guard lock(outcome_mutex_);
+  outcome_.choices[sequence.choice()].finish_reason = reason;
   const auto percentile = [this](double fraction) {
     if (intervals_.empty()) return 0.0;
     const auto rank = static_cast<ptrdiff_t>(fraction * static_cast<double>(intervals_.size() - 1) + 0.5);
@@ -97,7 +109,10 @@ void Request::fail(Status status, std::string_view message) noexcept {
   try {
     outcome_.message = message;
   } catch (const std::bad_alloc&) {
-    outcome_.message = "out of memory";  // short enough to need none
+    size_t end = std::min(message.size(), kMessageRoom);
+    while (end > 0 && end < message.size() && (static_cast<unsigned char>(message[end]) & 0xC0) == 0x80)
+      --end;
+    outcome_.message = message.substr(0, end);
   }
 }
 
@@ -106,22 +121,18 @@ void Request::push(Event event) const {
     queue->push(std::move(event));  // gone: the host has let go of it
 }
 
-void Request::announce_end(Sequence& sequence) {
-  const auto self = shared_from_this();
-  if (!sequence.announced) {
-    push({.type = EventType::finished,
-          .request = self,
-          .choice = static_cast<int32_t>(sequence.choice()),
-          .finish_reason = outcome_.choices[sequence.choice()].finish_reason});
-    sequence.announced = true;
-    ++announced_;
-  }
-  if (announced_ < sequences.size()) return;
-  push({.type = EventType::done,
-        .request = self,
-        .finish_reason = outcome_.choices[0].finish_reason,
-        .status = outcome_.status,
-        .message = outcome_.message});
+void Request::announce_end(const Sequence& sequence) noexcept {
+  const auto queue = input_.queue.lock();
+  const auto send = [&](uint32_t choice) {
+    Event& event = last_events_.front();
+    event.request = shared_from_this();
+    event.choice = static_cast<int32_t>(choice);
+    event.finish_reason = outcome_.choices[choice].finish_reason;
+    event.status = event.type == EventType::done ? outcome_.status : Status::ok;
+    queue ? queue->push_first_of(last_events_) : last_events_.pop_front();  // gone: the host has let go of it
+  };
+  send(sequence.choice());
+  if (last_events_.size() == 1) send(0);
 }
 
 }  // namespace qwen

@@ -74,6 +74,8 @@ class Request : public std::enable_shared_from_this<Request> {
 
   const RequestInput& input() const { return input_; }
   RequestOutcome outcome() const;  // a copy, any thread
+  // Why it failed, "" if it did not. Any thread, once the DONE event is out.
+  const std::string& message() const { return outcome_.message; }
 
   void* host_handle = nullptr;  // the qwen_request that events name; set before the request is submitted
 
@@ -86,15 +88,17 @@ class Request : public std::enable_shared_from_this<Request> {
   void record_token(const Sequence& sequence, const SampledToken& token);
   void record_prompt_logprob(int64_t index, float logprob);
   void record_text(const Sequence& sequence, const TextPiece& piece);
-  void record_end(const Sequence& sequence, FinishReason reason, std::optional<size_t> stop);
+  void record_stop(const Sequence& sequence, size_t stop);
+  void record_end(const Sequence& sequence, FinishReason reason) noexcept;
   void push(Event event) const;
   // The whole request has failed: the first reason stays. Its sequences end with the next sweep at the latest.
   void fail(Status status, std::string_view message) noexcept;
   bool timed_out(Clock::time_point now) const { return now >= deadline_; }
+  const std::string& late() const { return late_; }  // what is said then
   bool failed() const { return outcome_.status != Status::ok; }
   // Sends the last event of one choice, and after the last choice the request's own. The engine calls it when the
-  // sequence's blocks are back and the stats tell so. Where it throws, it can be called again.
-  void announce_end(Sequence& sequence);
+  // sequence's blocks are back and the stats tell so.
+  void announce_end(const Sequence& sequence) noexcept;
 
   // The wanted tensors, written by the step thread, read by the host after DONE.
   std::vector<float> logits;                      // [wanted rows, vocab_size], or of the wanted tokens only
@@ -109,7 +113,9 @@ class Request : public std::enable_shared_from_this<Request> {
   std::atomic<Wish> wish_{Wish::go_on};
   std::atomic<bool> detached_{false};
   bool started_ = false;
-  size_t announced_ = 0;  // choices
+  Events
+      last_events_;  // a FINISHED for each choice and a DONE: made in time, so that a request can always end
+  std::string late_;
   Clock::time_point submitted_, deadline_, first_step_, first_token_;
   std::vector<Clock::time_point> last_token_;  // [choice]
   std::vector<float> intervals_;               // between tokens, seconds, all choices

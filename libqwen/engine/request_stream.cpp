@@ -75,8 +75,8 @@ class Run {
     rows_in_flight_ -= flight.mapped().rows;
     cached_ = event.request->outcome().stats.cached_tokens;
     if (event.status == Status::timeout) fail_late();
-    if (event.status == Status::closed) throw Error(event.status, event.message);
-    if (event.status != Status::ok) throw_of(index, event.status, event.message);
+    if (event.status == Status::closed) throw Error(event.status, event.request->message());
+    if (event.status != Status::ok) throw_of(index, event.status, event.request->message());
     stream_.take(index, *event.request);
     ++done_;
   }

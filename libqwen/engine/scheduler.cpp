@@ -1,6 +1,7 @@
 #include "engine/scheduler.h"
 
 #include <algorithm>
+#include <atomic>
 #include <new>
 
 #include "model/adapter.h"
@@ -50,14 +51,19 @@ bool Scheduler::Before::operator()(const SequencePtr& a, const SequencePtr& b) c
 Scheduler::Scheduler(std::span<const CacheGroupSpec> groups, CacheSizes sizes, SchedulerLimits limits)
     : cache_(groups, sizes, limits.prefix_cache), limits_(limits) {}
 
-void Scheduler::add(const std::shared_ptr<Request>& request) {
+Scheduler::Line Scheduler::choices_of(const std::shared_ptr<Request>& request) {
+  static std::atomic<uint64_t> arrivals{0};
   Line choices;
   for (const auto& sequence : request->sequences) {
-    sequence->arrival = arrivals_++;
+    sequence->arrival = arrivals.fetch_add(1, std::memory_order_relaxed);
     choices.insert(SequencePtr(request, sequence.get()));
   }
+  return choices;
+}
+
+void Scheduler::add(Line choices) noexcept {
+  for (const SequencePtr& sequence : choices) waiting_requests_ += sequence->choice() == 0;
   waiting_.merge(choices);
-  ++waiting_requests_;
 }
 
 void Scheduler::move(const SequencePtr& sequence, Line& from, Line& to) noexcept {
@@ -65,13 +71,11 @@ void Scheduler::move(const SequencePtr& sequence, Line& from, Line& to) noexcept
   to.insert(from.extract(sequence));
 }
 
-void Scheduler::sweep() {
+void Scheduler::sweep() noexcept {
   const auto now = Clock::now();
   const auto end_if_wanted = [now](const SequencePtr& sequence) {
     Request& request = sequence->request();
-    if (request.timed_out(now))
-      request.fail(Status::timeout,
-                   cat("the request has not ended within its timeout_ms of ", *request.input().timeout_ms));
+    if (request.timed_out(now)) request.fail(Status::timeout, request.late());
     if (request.failed()) {
       sequence->finish(FinishReason::error);
     } else if (request.cancel_wanted()) {
@@ -231,14 +235,16 @@ void Scheduler::abandon(const ScheduledStep& step, const Error& failure) noexcep
   const auto fail = [&](const SequencePtr& sequence) {
     sequence->request().fail(failure.status(), failure.message());
   };
-  if (step.empty()) {
-    std::for_each(running_.begin(), running_.end(), fail);
-  } else {
+  if (!step.empty()) {
     std::for_each(step.sequences.begin(), step.sequences.end(), fail);
+  } else if (!running_.empty()) {
+    std::for_each(running_.begin(), running_.end(), fail);
+  } else if (!waiting_.empty()) {
+    fail(*waiting_.begin());  // or it would be tried again and again
   }
 }
 
-void Scheduler::finish_all(Status status, const std::string& message) {
+void Scheduler::finish_all(Status status, std::string_view message) noexcept {
   for (Line* line : {&running_, &waiting_}) {
     for (const auto& sequence : *line) {
       sequence->request().fail(status, message);

@@ -9,7 +9,7 @@
 #include <memory>
 #include <set>
 #include <span>
-#include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -45,7 +45,10 @@ class Scheduler {
 
   Scheduler(std::span<const CacheGroupSpec> groups, CacheSizes sizes, SchedulerLimits limits);
 
-  void add(const std::shared_ptr<Request>& request);
+  // A request's sequences, in a line of their own, as the last that have arrived. Any thread: the host's has the memory for it,
+  // so that the step thread needs none.
+  static Line choices_of(const std::shared_ptr<Request>& request);
+  void add(Line choices) noexcept;
   bool idle() const { return waiting_.empty() && running_.empty(); }
   int64_t running() const { return static_cast<int64_t>(running_.size()); }
   int64_t waiting() const { return static_cast<int64_t>(waiting_.size()); }
@@ -56,21 +59,22 @@ class Scheduler {
   int64_t blocks_used() const { return cache_.blocks_used(); }
 
   // Ends the sequences of requests that were cancelled, stopped or have failed, and of those whose time is up.
-  void sweep();
+  void sweep() noexcept;
   // The next step: rows, positions, block tables, which rows want logits.
   ScheduledStep schedule();
   // After the step: the scheduled rows are in the cache; full blocks get their names, finished sequences leave, blocks
   // behind a window are given back.
   void commit(const ScheduledStep& step);
   // The step could not be computed: its requests have failed, and end with the next sweep. When schedule() itself threw,
-  // `step` is empty, and it is those that run.
+  // `step` is empty, and it is those that run, or
+  // would have begun.
   void abandon(const ScheduledStep& step, const Error& failure) noexcept;
   // Ends every request with this status.
-  void finish_all(Status status, const std::string& message);
+  void finish_all(Status status, std::string_view message) noexcept;
   // Since the last call: how often a sequence had to give its blocks back.
   int64_t take_preempted() { return std::exchange(preempted_, 0); }
   // Sequences that have ended and given their blocks back since the last call.
-  Line take_ended() { return std::exchange(ended_, {}); }
+  Line take_ended() noexcept { return std::exchange(ended_, {}); }
 
  private:
   // What a step is going to compute; a sequence that is preempted drops out again.
@@ -98,7 +102,6 @@ class Scheduler {
   int64_t cached_tokens_ = 0;
   int64_t preempted_ = 0;
   int64_t waiting_requests_ = 0;
-  uint64_t arrivals_ = 0;
   Line waiting_, running_, ended_;
 };
 

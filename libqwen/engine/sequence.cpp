@@ -70,13 +70,20 @@ void Sequence::append(const SampledToken& token) {
   }
 }
 
-void Sequence::finish(FinishReason reason) {
+void Sequence::finish(FinishReason reason) noexcept {
   if (finished_) return;
-  std::vector<TextPiece> rest;
-  text_.finish(rest);
-  if (!rest.empty()) emit(std::move(rest), nullptr, text_.channel());
-  request_.record_end(*this, reason, text_.stop_match());
-  finished_ = true;  // last: where something above throws, it can be finished again
+  finished_ = true;
+  try {
+    std::vector<TextPiece> rest;
+    text_.finish(rest);
+    if (!rest.empty()) emit(std::move(rest), nullptr, text_.channel());
+    if (const auto stop = text_.stop_match()) request_.record_stop(*this, *stop);
+  } catch (...) {
+    const Error failure = current_error();
+    request_.fail(failure.status(), failure.message());
+    reason = FinishReason::error;
+  }
+  request_.record_end(*this, reason);
 }
 
 // A token travels with the first text that it completed, if any.

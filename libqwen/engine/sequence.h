@@ -32,8 +32,7 @@ class Sequence {
   int64_t state_chunk = 0;   // of its states, those of earlier chunks are given back
   int64_t named_blocks = 0;  // of `computed`, how many full blocks the cache can find again
 
-  uint64_t arrival = 0;    // the scheduler's number
-  bool announced = false;  // its FINISHED event is out
+  uint64_t arrival = 0;  // the scheduler's number
 
   // The first choice computes the whole prompt with all its logits.
   bool wants_prompt_logprobs() const;
@@ -49,7 +48,8 @@ class Sequence {
   // Takes one generated token: stores it, emits its text, and ends the choice when the token, the text or max_tokens says
   // so.
   void append(const SampledToken& token);
-  void finish(FinishReason reason);
+  // What is left of its text goes out first; where there is no memory for that, the request has failed.
+  void finish(FinishReason reason) noexcept;
   bool is_finished() const { return finished_; }
 
  private:

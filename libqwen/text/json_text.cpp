@@ -5,6 +5,8 @@
 #include <rapidjson/stringbuffer.h>
 #include <rapidjson/writer.h>
 
+#include "base/json.h"
+
 namespace qwen {
 namespace {
 
@@ -12,7 +14,8 @@ constexpr unsigned kParseFlags = rapidjson::kParseValidateEncodingFlag | rapidjs
                                  rapidjson::kParseNumbersAsStringsFlag;
 constexpr unsigned kMaxDepth = 128;
 
-using Writer = rapidjson::Writer<rapidjson::StringBuffer>;
+using StringBuffer = rapidjson::GenericStringBuffer<rapidjson::UTF8<>, JsonAllocator>;
+using Writer = rapidjson::Writer<StringBuffer, rapidjson::UTF8<>, rapidjson::UTF8<>, JsonAllocator>;
 
 // The reader calls one of these per event, `false` stops it. All but these are the writer's own.
 class CompactWriter : public Writer {
@@ -44,14 +47,14 @@ std::optional<std::string> compact_json(std::string_view json) {
   if (json.find('\0') != std::string_view::npos) return std::nullopt;
   rapidjson::MemoryStream bytes(json.data(), json.size());
   rapidjson::EncodedInputStream<rapidjson::UTF8<>, rapidjson::MemoryStream> stream(bytes);
-  rapidjson::StringBuffer out;
+  StringBuffer out;
   CompactWriter writer(out);
-  if (rapidjson::Reader().Parse<kParseFlags>(stream, writer).IsError()) return std::nullopt;
+  if (JsonReader().Parse<kParseFlags>(stream, writer).IsError()) return std::nullopt;
   return std::string(out.GetString(), out.GetSize());
 }
 
 void append_json_string(std::string& out, std::string_view text) {
-  rapidjson::StringBuffer quoted;
+  StringBuffer quoted;
   Writer(quoted).String(text.data(), static_cast<rapidjson::SizeType>(text.size()));
   out.append(quoted.GetString(), quoted.GetSize());
 }

@@ -50,7 +50,9 @@ uint8_t schema_types(const JsonValue& schema, const JsonValue& root, unsigned& s
   if (const JsonValue* path = json_find(schema, "$ref");
       path && path->IsString() && json_text(*path).starts_with('#')) {
     // Behind the #: as a URI fragment, RapidJSON would have the $ of $defs escaped.
-    const rapidjson::Pointer pointer(path->GetString() + 1, path->GetStringLength() - 1);
+    JsonAllocator allocator;
+    const rapidjson::GenericPointer<JsonValue, JsonAllocator> pointer(
+        path->GetString() + 1, path->GetStringLength() - 1, &allocator);
     if (const JsonValue* target = pointer.IsValid() ? pointer.Get(root) : nullptr)
       types |= schema_types(*target, root, seen);
   }

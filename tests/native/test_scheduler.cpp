@@ -79,8 +79,8 @@ TEST_CASE("several requests run in one step, prompts in chunks of what the budge
   const auto queue = std::make_shared<EventQueue>();
   Scheduler scheduler(kOneGroup, {.blocks = 100}, {.max_batch_tokens = 16, .max_running = 8});
   const auto a = request(10, 3, queue), b = request(20, 3, queue);
-  scheduler.add(a);
-  scheduler.add(b);
+  scheduler.add(Scheduler::choices_of(a));
+  scheduler.add(Scheduler::choices_of(b));
   auto step = scheduler.schedule();
   REQUIRE(step.sequences.size() == 2);
   CHECK(step.batch.sequences[0].row_count == 10);
@@ -104,8 +104,8 @@ TEST_CASE("when the cache is full the latest request is preempted, computed agai
   const auto queue = std::make_shared<EventQueue>();
   Scheduler scheduler(kOneGroup, {.blocks = 4}, {.max_batch_tokens = 64, .max_running = 8});
   const auto a = request(30, 40, queue), b = request(30, 40, queue);  // 3 blocks each at the end, 4 in all
-  scheduler.add(a);
-  scheduler.add(b);
+  scheduler.add(Scheduler::choices_of(a));
+  scheduler.add(Scheduler::choices_of(b));
   bool preempted = false;
   for (int steps = 0; steps < 1000 && !scheduler.idle(); ++steps) {
     const int64_t before = b->sequences[0]->computed;
@@ -124,7 +124,7 @@ TEST_CASE("blocks behind a sliding window go back to the pool") {
   const auto queue = std::make_shared<EventQueue>();
   const std::vector<CacheGroupSpec> groups = {{.layers = 1, .kv_heads = 1, .head_dim = 16, .window = 8}};
   Scheduler scheduler(groups, {.blocks = 10}, {.max_batch_tokens = 512, .max_running = 8});
-  scheduler.add(request(200, 20, queue));
+  scheduler.add(Scheduler::choices_of(request(200, 20, queue)));
   run(scheduler, scheduler.schedule());
   CHECK(scheduler.blocks_used() == 1);  // positions 192 … 199 of 200
   while (!scheduler.idle()) run(scheduler, scheduler.schedule());
@@ -135,8 +135,8 @@ TEST_CASE("a cancelled request ends before the next step, a stopped one keeps it
   const auto queue = std::make_shared<EventQueue>();
   Scheduler scheduler(kOneGroup, {.blocks = 100}, {});
   const auto cancelled = request(5, 100, queue), stopped = request(5, 100, queue);
-  scheduler.add(cancelled);
-  scheduler.add(stopped);
+  scheduler.add(Scheduler::choices_of(cancelled));
+  scheduler.add(Scheduler::choices_of(stopped));
   run(scheduler, scheduler.schedule());
   cancelled->cancel();
   cancelled->cancel();
@@ -153,8 +153,8 @@ TEST_CASE("every request in flight ends with the engine") {
   const auto queue = std::make_shared<EventQueue>();
   Scheduler scheduler(kOneGroup, {.blocks = 100}, {.max_batch_tokens = 8, .max_running = 1});
   const auto a = request(5, 100, queue), b = request(5, 100, queue);
-  scheduler.add(a);
-  scheduler.add(b);
+  scheduler.add(Scheduler::choices_of(a));
+  scheduler.add(Scheduler::choices_of(b));
   run(scheduler, scheduler.schedule());
   scheduler.finish_all(Status::closed, "the engine was destroyed");
   CHECK(a->outcome().status == Status::closed);
@@ -165,17 +165,17 @@ TEST_CASE("every request in flight ends with the engine") {
 TEST_CASE("a prompt that begins like an earlier one takes those full blocks from the cache") {
   const auto queue = std::make_shared<EventQueue>();
   Scheduler scheduler(kOneGroup, {.blocks = 20}, {});
-  scheduler.add(request(100, 1, queue, 5));
+  scheduler.add(Scheduler::choices_of(request(100, 1, queue, 5)));
   CHECK(run_all(scheduler) == 100);
   const auto same = request(100, 1, queue, 5), longer = request(150, 1, queue, 5);
-  scheduler.add(same);
+  scheduler.add(Scheduler::choices_of(same));
   CHECK(run_all(scheduler) == 4);  // 96 = 3 blocks; the fourth holds a row too much
   CHECK(same->outcome().stats.cached_tokens == 96);
-  scheduler.add(longer);
+  scheduler.add(Scheduler::choices_of(longer));
   CHECK(run_all(scheduler) == 50);  // the fourth block too: 100 rows
   CHECK(scheduler.cached_tokens() == 196);
   const auto other = request(100, 1, queue, 6);
-  scheduler.add(other);
+  scheduler.add(Scheduler::choices_of(other));
   CHECK(run_all(scheduler) == 100);
   CHECK(other->outcome().stats.cached_tokens == 0);
   CHECK(scheduler.blocks_used() == 0);
@@ -184,10 +184,10 @@ TEST_CASE("a prompt that begins like an earlier one takes those full blocks from
 TEST_CASE("at least the last row of a prompt is computed, for its logits") {
   const auto queue = std::make_shared<EventQueue>();
   Scheduler scheduler(kOneGroup, {.blocks = 20}, {});
-  scheduler.add(request(64, 1, queue, 5));
-  scheduler.add(request(64, 1, queue, 5));
+  scheduler.add(Scheduler::choices_of(request(64, 1, queue, 5)));
+  scheduler.add(Scheduler::choices_of(request(64, 1, queue, 5)));
   CHECK(run_all(scheduler) == 128);  // both at once: nothing was there yet
-  scheduler.add(request(64, 1, queue, 5));
+  scheduler.add(Scheduler::choices_of(request(64, 1, queue, 5)));
   CHECK(run_all(scheduler) == 32);
 }
 
@@ -195,28 +195,28 @@ TEST_CASE("what was generated is found again too, and the oldest blocks make roo
   const auto queue = std::make_shared<EventQueue>();
   Scheduler scheduler(kOneGroup, {.blocks = 4}, {});
   const auto first = request(40, 40, queue, 5);
-  scheduler.add(first);
+  scheduler.add(Scheduler::choices_of(first));
   run_all(scheduler);  // 79 rows are in the cache: 2 full blocks and a part
   RequestInput input;
   input.prompt = first->sequences[0]->tokens;
   input.queue = queue;
   auto next = std::make_shared<Request>(std::move(input), nullptr);
   next->max_tokens = 1;
-  scheduler.add(next);
-  CHECK(run_all(scheduler) == 1);         // 80 - 79
-  scheduler.add(request(128, 1, queue));  // all four blocks
+  scheduler.add(Scheduler::choices_of(next));
+  CHECK(run_all(scheduler) == 1);                                // 80 - 79
+  scheduler.add(Scheduler::choices_of(request(128, 1, queue)));  // all four blocks
   run_all(scheduler);
   const auto again = request(40, 1, queue, 5);
-  scheduler.add(again);
+  scheduler.add(Scheduler::choices_of(again));
   CHECK(run_all(scheduler) == 40);
 }
 
 TEST_CASE("an unfinished block has one owner at a time") {
   const auto queue = std::make_shared<EventQueue>();
   Scheduler scheduler(kOneGroup, {.blocks = 20}, {});
-  scheduler.add(request(40, 1, queue, 5));
+  scheduler.add(Scheduler::choices_of(request(40, 1, queue, 5)));
   CHECK(run_all(scheduler) == 40);
-  for (int i = 0; i < 2; ++i) scheduler.add(request(60, 1, queue, 5));
+  for (int i = 0; i < 2; ++i) scheduler.add(Scheduler::choices_of(request(60, 1, queue, 5)));
   CHECK(run_all(scheduler) == 20 + 28);  // the second one shares the full block only
   CHECK(scheduler.blocks_used() == 0);
 }
@@ -234,7 +234,7 @@ TEST_CASE("random requests on a small cache all complete, and every block comes 
     for (int i = 0; i < 30; ++i) {
       requests.push_back(
           request(1 + below(300), 1 + below(60), queue, static_cast<int32_t>(below(3)), 1 + below(3)));
-      scheduler.add(requests.back());
+      scheduler.add(Scheduler::choices_of(requests.back()));
       for (int64_t steps = below(10); steps > 0 && !scheduler.idle(); --steps) {
         if (below(20) == 0) requests[static_cast<size_t>(below(i + 1))]->cancel();
         scheduler.sweep();
@@ -255,7 +255,7 @@ TEST_CASE("without the prefix cache everything is computed") {
   const auto queue = std::make_shared<EventQueue>();
   Scheduler scheduler(kOneGroup, {.blocks = 20}, {.prefix_cache = false});
   for (int i = 0; i < 2; ++i) {
-    scheduler.add(request(100, 1, queue, 5));
+    scheduler.add(Scheduler::choices_of(request(100, 1, queue, 5)));
     CHECK(run_all(scheduler) == 100);
   }
 }
@@ -268,9 +268,9 @@ TEST_CASE("with a sliding window only the blocks that the next row sees are shar
   for (const auto& groups :
        {std::vector{windowed}, std::vector{windowed, full}, std::vector{full, windowed}}) {
     Scheduler scheduler(groups, {.blocks = 40}, {});
-    scheduler.add(request(200, 1, queue, 5));
+    scheduler.add(Scheduler::choices_of(request(200, 1, queue, 5)));
     CHECK(run_all(scheduler) == 200);
-    scheduler.add(request(250, 1, queue, 5));
+    scheduler.add(Scheduler::choices_of(request(250, 1, queue, 5)));
     CHECK(run_all(scheduler) == 250 - 200);
     CHECK(scheduler.blocks_used() == 0);
   }
@@ -282,9 +282,9 @@ TEST_CASE(
   const auto queue = std::make_shared<EventQueue>();
   const auto computed_after = [&](int64_t first, int64_t second, int64_t states) {
     Scheduler scheduler(hybrid_groups(), {.blocks = 100, .states = states}, {});
-    scheduler.add(request(first, 1, queue, 5));
+    scheduler.add(Scheduler::choices_of(request(first, 1, queue, 5)));
     CHECK(run_all(scheduler) == first);
-    scheduler.add(request(second, 1, queue, 5));
+    scheduler.add(Scheduler::choices_of(request(second, 1, queue, 5)));
     const int64_t rows = run_all(scheduler);
     CHECK(scheduler.blocks_used() == 0);
     return rows;
@@ -304,11 +304,11 @@ TEST_CASE("an answer's last state is kept for what follows it") {
   Scheduler scheduler(hybrid_groups(), {.blocks = 100, .states = 8}, {});
   RequestInput following;
   const auto first = request(10, 140, queue, 5);
-  scheduler.add(first);
+  scheduler.add(Scheduler::choices_of(first));
   run_all(scheduler);
   for (int32_t i = 0; i < 10; ++i) following.prompt.push_back(5 + i);
   for (int i = 0; i < 140; ++i) following.prompt.push_back(1);
-  scheduler.add(request(0, 1, queue, 0, 1, following));
+  scheduler.add(Scheduler::choices_of(request(0, 1, queue, 0, 1, following)));
   CHECK(run_all(scheduler) == 150 - 128);
 }
 
@@ -325,7 +325,7 @@ TEST_CASE("random requests on few states all complete, and every state comes bac
     for (int i = 0; i < 30; ++i) {
       requests.push_back(
           request(1 + below(500), 1 + below(100), queue, static_cast<int32_t>(below(3)), 1 + below(3)));
-      scheduler.add(requests.back());
+      scheduler.add(Scheduler::choices_of(requests.back()));
       for (int64_t steps = below(10); steps > 0 && !scheduler.idle(); --steps) {
         if (below(20) == 0) requests[static_cast<size_t>(below(i + 1))]->cancel();
         scheduler.sweep();
@@ -346,7 +346,7 @@ TEST_CASE("the choices of a request share its prompt") {
   const auto queue = std::make_shared<EventQueue>();
   Scheduler scheduler(kOneGroup, {.blocks = 40}, {});
   const auto r = request(100, 5, queue, -1, 3);
-  scheduler.add(r);
+  scheduler.add(Scheduler::choices_of(r));
   CHECK(run_all(scheduler) == 100 + 4 + 2 * (4 + 4));
   for (const auto& choice : r->outcome().choices) CHECK(choice.token_ids.size() == 5);
   CHECK(r->outcome().stats.generated_tokens == 15);
@@ -356,7 +356,7 @@ TEST_CASE("cancelling a request ends all its choices, those that have not begun 
   const auto queue = std::make_shared<EventQueue>();
   Scheduler scheduler(kOneGroup, {.blocks = 40}, {.max_batch_tokens = 10, .max_running = 8});
   const auto r = request(100, 5, queue, -1, 3);
-  scheduler.add(r);
+  scheduler.add(Scheduler::choices_of(r));
   run(scheduler, scheduler.schedule());
   CHECK(scheduler.running() == 1);
   CHECK(scheduler.waiting() == 2);
@@ -389,9 +389,9 @@ TEST_CASE("an urgent prompt does not wait for the end of somebody's long one") {
   const auto queue = std::make_shared<EventQueue>();
   Scheduler scheduler(kOneGroup, {.blocks = 100}, {.max_batch_tokens = 32, .max_running = 8});
   const auto usual = request(1000, 1, queue), first = request(40, 1, queue, -1, 1, urgent());
-  scheduler.add(usual);
+  scheduler.add(Scheduler::choices_of(usual));
   run(scheduler, scheduler.schedule());
-  scheduler.add(first);
+  scheduler.add(Scheduler::choices_of(first));
   auto step = scheduler.schedule();
   CHECK(rows_of(step, first) == 32);
   CHECK(rows_of(step, usual) == 0);
@@ -408,14 +408,14 @@ TEST_CASE("an urgent request takes its blocks from those that generate, an equal
   const auto queue = std::make_shared<EventQueue>();
   Scheduler scheduler(kOneGroup, {.blocks = 4}, {.max_batch_tokens = 128, .max_running = 8});
   const auto a = request(60, 60, queue), b = request(60, 60, queue);
-  scheduler.add(a);
-  scheduler.add(b);
+  scheduler.add(Scheduler::choices_of(a));
+  scheduler.add(Scheduler::choices_of(b));
   run(scheduler, scheduler.schedule());  // two blocks each: the cache is full
-  scheduler.add(request(60, 1, queue));
+  scheduler.add(Scheduler::choices_of(request(60, 1, queue)));
   CHECK(scheduler.schedule().sequences.size() == 2);
   CHECK(scheduler.take_preempted() == 0);
   const auto first = request(60, 1, queue, -1, 1, urgent());
-  scheduler.add(first);
+  scheduler.add(Scheduler::choices_of(first));
   const auto step = scheduler.schedule();
   CHECK(scheduler.take_preempted() == 1);
   CHECK(rows_of(step, a) == 1);
@@ -433,10 +433,10 @@ TEST_CASE("who lacks blocks is not overtaken by those behind it") {
   const auto queue = std::make_shared<EventQueue>();
   Scheduler scheduler(kOneGroup, {.blocks = 4}, {.max_batch_tokens = 64, .max_running = 8});
   const auto a = request(32, 60, queue), b = request(100, 1, queue), c = request(10, 1, queue);
-  scheduler.add(a);
+  scheduler.add(Scheduler::choices_of(a));
   run(scheduler, scheduler.schedule());
-  scheduler.add(b);
-  scheduler.add(c);
+  scheduler.add(Scheduler::choices_of(b));
+  scheduler.add(Scheduler::choices_of(c));
   for (int i = 0; i < 40; ++i) {
     const auto step = scheduler.schedule();
     CHECK(rows_of(step, a) == 1);
@@ -451,12 +451,12 @@ TEST_CASE("an urgent request does not wait behind one of those that lack blocks"
   const auto queue = std::make_shared<EventQueue>();
   Scheduler scheduler(kOneGroup, {.blocks = 4}, {.max_batch_tokens = 128, .max_running = 8});
   const auto a = request(62, 30, queue), b = request(63, 30, queue);
-  scheduler.add(a);
-  scheduler.add(b);
+  scheduler.add(Scheduler::choices_of(a));
+  scheduler.add(Scheduler::choices_of(b));
   for (int i = 0; i < 2; ++i) run(scheduler, scheduler.schedule());
   CHECK(scheduler.take_preempted() == 0);
   const auto first = request(20, 1, queue, -1, 1, urgent());
-  scheduler.add(first);
+  scheduler.add(Scheduler::choices_of(first));
   const auto step = scheduler.schedule();  // b needs its third block now, and there is none
   CHECK(rows_of(step, a) == 1);
   CHECK(rows_of(step, first) == 20);
@@ -469,12 +469,12 @@ TEST_CASE("an urgent request takes the place of one that runs, an equal one wait
   Scheduler scheduler(kOneGroup, {.blocks = 40}, {.max_batch_tokens = 128, .max_running = 2});
   const auto a = request(20, 10, queue), b = request(20, 10, queue), c = request(20, 10, queue),
              first = request(20, 10, queue, -1, 1, urgent());
-  for (const auto& r : {a, b, c}) scheduler.add(r);
+  for (const auto& r : {a, b, c}) scheduler.add(Scheduler::choices_of(r));
   run(scheduler, scheduler.schedule());
   auto step = scheduler.schedule();
   CHECK(rows_of(step, c) == 0);
   run(scheduler, step);
-  scheduler.add(first);
+  scheduler.add(Scheduler::choices_of(first));
   step = scheduler.schedule();
   CHECK(rows_of(step, first) == 20);
   CHECK(rows_of(step, a) == 1);
@@ -491,7 +491,7 @@ TEST_CASE("rows whose logits nobody wants are computed by the full budget, those
   RequestInput tail;
   tail.tensors = {.logits = true, .hidden_states = false, .first_row = 1000};
   const auto forward = request(1100, 0, queue, -1, 1, tail);
-  scheduler.add(forward);
+  scheduler.add(Scheduler::choices_of(forward));
   std::vector<int64_t> rows, logits;
   while (!scheduler.idle()) {
     const auto step = scheduler.schedule();
@@ -508,7 +508,7 @@ TEST_CASE("all requests of a step together have few rows of logits") {
   Scheduler scheduler(kOneGroup, {.blocks = 400}, {.max_batch_tokens = 512, .max_running = 8});
   RequestInput input;
   input.params.prompt_logprobs = true;
-  for (int i = 0; i < 4; ++i) scheduler.add(request(100, 3, queue, -1, 1, input));
+  for (int i = 0; i < 4; ++i) scheduler.add(Scheduler::choices_of(request(100, 3, queue, -1, 1, input)));
   while (!scheduler.idle()) {
     const auto step = scheduler.schedule();
     REQUIRE(!step.empty());
@@ -521,8 +521,8 @@ TEST_CASE("what a preempted request finds again of its answer is not counted as 
   const auto queue = std::make_shared<EventQueue>();
   Scheduler scheduler(kOneGroup, {.blocks = 6}, {.max_batch_tokens = 64, .max_running = 8});
   const auto a = request(33, 90, queue), b = request(33, 90, queue);
-  scheduler.add(a);
-  scheduler.add(b);
+  scheduler.add(Scheduler::choices_of(a));
+  scheduler.add(Scheduler::choices_of(b));
   int64_t preempted = 0;
   while (!scheduler.idle()) {
     run(scheduler, scheduler.schedule());
@@ -537,7 +537,7 @@ TEST_CASE("the further choices go on when the first one fails, is preempted, or 
   SUBCASE("fails") {
     Scheduler scheduler(kOneGroup, {.blocks = 40}, {.max_batch_tokens = 10, .max_running = 8});
     const auto r = request(100, 5, queue, -1, 3);
-    scheduler.add(r);
+    scheduler.add(Scheduler::choices_of(r));
     const auto step = scheduler.schedule();
     scheduler.abandon(step, Error(Status::internal, "a defect"));
     scheduler.sweep();
@@ -549,15 +549,15 @@ TEST_CASE("the further choices go on when the first one fails, is preempted, or 
   SUBCASE("is preempted in its prompt") {
     Scheduler scheduler(kOneGroup, {.blocks = 6}, {.max_batch_tokens = 40, .max_running = 8});
     const auto other = request(60, 60, queue), r = request(120, 3, queue, -1, 3);
-    scheduler.add(other);
-    scheduler.add(r);
+    scheduler.add(Scheduler::choices_of(other));
+    scheduler.add(Scheduler::choices_of(r));
     run_all(scheduler);
     for (const auto& choice : r->outcome().choices) CHECK(choice.token_ids.size() == 3);
   }
   SUBCASE("ends with its first token") {
     Scheduler scheduler(kOneGroup, {.blocks = 40}, {.max_batch_tokens = 40, .max_running = 1});
     const auto r = request(100, 1, queue, -1, 3);
-    scheduler.add(r);
+    scheduler.add(Scheduler::choices_of(r));
     run_all(scheduler);
     CHECK(scheduler.finished() == 3);
     for (const auto& choice : r->outcome().choices) CHECK(choice.token_ids.size() == 1);
@@ -567,8 +567,8 @@ TEST_CASE("the further choices go on when the first one fails, is preempted, or 
 TEST_CASE("requests that wait are counted as requests, not as choices") {
   const auto queue = std::make_shared<EventQueue>();
   Scheduler scheduler(kOneGroup, {.blocks = 40}, {.max_batch_tokens = 40, .max_running = 1});
-  scheduler.add(request(10, 20, queue, -1, 8));
-  scheduler.add(request(10, 20, queue, -1, 8));
+  scheduler.add(Scheduler::choices_of(request(10, 20, queue, -1, 8)));
+  scheduler.add(Scheduler::choices_of(request(10, 20, queue, -1, 8)));
   CHECK(scheduler.waiting_requests() == 2);
   run(scheduler, scheduler.schedule());
   CHECK(scheduler.waiting() == 15);

@@ -9,9 +9,11 @@
 #include <atomic>
 #include <chrono>
 #include <limits>
+#include <thread>
 #include <vector>
 
 #include "base/error.h"
+#include "base/float_environment.h"
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>
@@ -80,8 +82,14 @@ TEST_CASE("workers compute with the default float environment and leave signals 
     });
   }
   CHECK(wrong == 0);
-  set_default_float_environment();
-  CHECK((_mm_getcsr() & ~0x3fu) == 0x1f80);
+  const unsigned host = _mm_getcsr();
+  {
+    DefaultFloatEnvironment ours;
+    CHECK(_mm_getcsr() == 0x1f80);
+    ours.in_host([&] { CHECK(_mm_getcsr() == host); });
+    CHECK(_mm_getcsr() == 0x1f80);
+  }
+  CHECK(_mm_getcsr() == host);
   _mm_setcsr(before);
 #endif
 }

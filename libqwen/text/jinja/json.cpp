@@ -7,6 +7,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "base/json.h"
 #include "text/jinja/runtime.h"
 #include "text/jinja/text.h"
 
@@ -222,7 +223,7 @@ Value from_json(std::string_view json, std::string_view what) {
   Builder builder;
   rapidjson::MemoryStream bytes(json.data(), json.size());
   rapidjson::EncodedInputStream<rapidjson::UTF8<>, rapidjson::MemoryStream> stream(bytes);
-  rapidjson::Reader reader;
+  JsonReader reader;
   const auto result = reader.Parse<kParseFlags>(stream, builder);
   if (result.IsError()) {
     const size_t offset = std::min(result.Offset(), json.size());
