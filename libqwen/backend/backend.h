@@ -209,6 +209,8 @@ class Backend {
   virtual void rms_norm(Rows x, const Weight& weight, float eps, Rows out) = 0;
   // All projections of one input, e.g. q, k and v.
   virtual void linear(Rows x, std::span<const Projection> projections) = 0;
+  // out = silu(x * gate^T) * (x * up^T), with the bits of linear() and silu_mul(). spare: as large as out, its content is lost.
+  virtual void gated_linear(Rows x, const Weight& gate, const Weight& up, Rows spare, Rows out) = 0;
   // cos and sin of every row's angles, computed once per step: out [rows, 2 * frequencies] = cos…, sin…
   virtual void rope_angles(const RopeTable& table, std::span<const std::array<int32_t, 3>> positions,
                            Rows out) = 0;

@@ -14,8 +14,12 @@ void GatedMlp::declare(WeightLoader& loader, int64_t hidden, int64_t intermediat
 
 void GatedMlp::forward(const Step& step, Rows h, Rows out, bool accumulate) const {
   const Rows gate = step.workspace.rows(h.rows, inner), up = step.workspace.rows(h.rows, inner);
-  project(step, h, {{gate_proj, gate}, {up_proj, up}});
-  step.backend.silu_mul(gate, up, gate);
+  if (step.adapters.empty() && !gate_proj.bias && !up_proj.bias) {
+    step.backend.gated_linear(h, *gate_proj.weight, *up_proj.weight, up, gate);
+  } else {
+    project(step, h, {{gate_proj, gate}, {up_proj, up}});
+    step.backend.silu_mul(gate, up, gate);
+  }
   project(step, gate, {{down_proj, out, accumulate}});
 }
 

@@ -45,6 +45,7 @@ class CpuBackend final : public Backend {
   void embed(std::span<const WeightPtr> shards, std::span<const int64_t> ids, Rows out) override;
   void rms_norm(Rows x, const Weight& weight, float eps, Rows out) override;
   void linear(Rows x, std::span<const Projection> projections) override;
+  void gated_linear(Rows x, const Weight& gate, const Weight& up, Rows spare, Rows out) override;
   void rope_angles(const RopeTable& table, std::span<const std::array<int32_t, 3>> positions,
                    Rows out) override;
   void rope(Rows x, int64_t head_dim, Rows angles) override;
@@ -111,7 +112,9 @@ class CpuBackend final : public Backend {
   bool takes_tiles(const Projection& p) const {
     return has_tiles() && !p.exact && own(*p.weight).format == Format::bf16;
   }
-  void linear_in_tiles(Rows x, std::span<const Projection> projections);
+  void check(Rows x, std::span<const Projection> projections);  // their shapes; counts them
+  // up: the second matrix of gated_linear(), of which the only projection has the first.
+  void linear_in_tiles(Rows x, std::span<const Projection> projections, const CpuWeight* up = nullptr);
   void linear_in_vectors(Rows x, std::span<const Projection> projections);
   const std::byte* pack(Rows x);
   // Floats of scratch that attention of a task needs, and the kernel that does it.

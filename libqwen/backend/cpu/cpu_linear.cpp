@@ -25,8 +25,7 @@ int64_t pieces(int64_t count, int64_t size) {
 
 }  // namespace
 
-void CpuBackend::linear(Rows x, std::span<const Projection> projections) {
-  if (x.rows == 0) return;
+void CpuBackend::check(Rows x, std::span<const Projection> projections) {
   for (const Projection& p : projections) {
     const CpuWeight& weight = own(*p.weight);
     if (weight.width != x.width || weight.outputs != p.out.width || p.out.rows != x.rows) {
@@ -35,6 +34,11 @@ void CpuBackend::linear(Rows x, std::span<const Projection> projections) {
     }
     counted(Op::linear, weight.format);
   }
+}
+
+void CpuBackend::linear(Rows x, std::span<const Projection> projections) {
+  if (x.rows == 0) return;
+  check(x, projections);
   // Neighbours of one kind together.
   while (!projections.empty()) {
     const bool in_tiles = takes_tiles(projections.front());

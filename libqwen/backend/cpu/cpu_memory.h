@@ -27,6 +27,9 @@ class Buffer {
   size_t size() const { return size_; }
 
  private:
+  static constexpr size_t kHugePage = size_t{2} << 20;
+  size_t alignment() const { return size_ < kHugePage ? kAlignment : kHugePage; }
+
   std::byte* data_ = nullptr;
   size_t size_ = 0;
 };

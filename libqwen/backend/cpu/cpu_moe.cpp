@@ -68,9 +68,7 @@ void CpuBackend::moe(Workspace& workspace, Rows x, const MoeArgs& args, Rows out
     for (int64_t i = 0; i < count; ++i)
       std::memcpy(row(own_x, i), row(x, rows[static_cast<size_t>(i)].row),
                   static_cast<size_t>(x.width) * sizeof(float));
-    linear(own_x, std::array{Projection{.weight = expert.gate, .out = gate},
-                             Projection{.weight = expert.up, .out = up}});
-    silu_mul(gate, up, gate);
+    gated_linear(own_x, *expert.gate, *expert.up, up, gate);
     linear(gate, std::array{Projection{.weight = expert.down, .out = answer}});
     for_rows(count, out.width, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {

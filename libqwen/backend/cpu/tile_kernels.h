@@ -48,6 +48,7 @@ struct TileLinearTask {
   const std::byte* x = nullptr;  // packed, 64-byte aligned
   int64_t rows = 0;
   const std::byte* weight = nullptr;  // [outputs, k], any alignment
+  const std::byte* up = nullptr;      // likewise; if there is one: out = silu(x weight^T) * (x up^T)
   int64_t weight_stride = 0;          // in bytes
   int64_t outputs = 0;
   int64_t k = 0;
@@ -55,21 +56,21 @@ struct TileLinearTask {
   float* out = nullptr;         // [rows, outputs]
   int64_t out_stride = 0;       // in elements
   bool accumulate = false;
-  int64_t ahead = 0;  // bytes from this panel of weights to one that this thread may get next: a hint
   std::byte* scratch = nullptr;  // tile_scratch_bytes(), 64-byte aligned
 };
 
 // Up to here the weights are read where they lie; with more rows they are first copied into tiles, some inputs at a time.
 static constexpr int64_t kFewTileRows = 64;
-static constexpr int64_t kTileSlice = 512;       // inputs that are copied at a time
+static constexpr int64_t kTileSlice = 3072;      // inputs that are copied at a time
 static constexpr int64_t kTileRowsAtOnce = 512;  // rows that share a copy
 
+// outputs: those of `up` count, too.
 static constexpr int64_t tile_scratch_bytes(int64_t rows, int64_t outputs) {
   if (rows <= kFewTileRows) return kTileBytes;
   const int64_t at_once = rows < kTileRowsAtOnce ? rows : kTileRowsAtOnce;
-  const int64_t row_pairs = (at_once + 2 * kTileRows - 1) / (2 * kTileRows);
+  const int64_t row_triples = (at_once + 3 * kTileRows - 1) / (3 * kTileRows);
   const int64_t pairs = (outputs + 2 * kTileRows - 1) / (2 * kTileRows);
-  return pairs * (2 * kTileSlice / kTileInputs + 4 * row_pairs) * kTileBytes;  // a slice, and sums
+  return pairs * (2 * kTileSlice / kTileInputs + 6 * row_triples) * kTileBytes;  // a slice, and sums
 }
 
 // Attention (AttentionTask of kernels.h) reads keys and values as tiles' first operand: of a block of the cache, keys lie
