@@ -53,6 +53,17 @@ def test_the_library_needs_nothing_but_libc(package: Path) -> None:
     assert needed <= {"libc.so.6", "libm.so.6", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
 
 
+def test_the_archive_defines_names_of_its_own_only(package: Path) -> None:
+    """So that it can be taken in whole, beside anything: libc.a, say."""
+    listing = subprocess.run(
+        ["nm", "-g", "--defined-only", package / "lib" / "libqwen.a"], check=True, capture_output=True, text=True
+    ).stdout
+    rows = [line.split() for line in listing.splitlines()]
+    strong = {row[2] for row in rows if len(row) == 3 and row[1] not in "uVW"}  # of the others, templates, one is taken
+    assert "qwen_create" in strong
+    assert {name for name in strong if not re.match("qwen_|_Z[A-Z]+4qwen", name)} == set()
+
+
 def test_a_program_linked_through_pkg_config_finds_the_library_without_help(
     compile_c: Callable[..., Path], tmp_path: Path
 ) -> None:

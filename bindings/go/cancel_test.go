@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -249,6 +250,24 @@ func TestDrainLetsThemFinish(t *testing.T) {
 			t.Error(err)
 		}
 		break
+	}
+}
+
+func TestADescriptorIsNeverAStandardStream(t *testing.T) {
+	kept, err := syscall.Dup(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(kept)
+	syscall.Close(0)
+	defer syscall.Dup3(kept, 0, 0)
+	llm, err := qwen.NewLLM(qwen.NewConfig(demoModel))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer llm.Close()
+	if link, err := os.Readlink("/proc/self/fd/0"); err == nil && strings.Contains(link, "eventfd") {
+		t.Errorf("descriptor 0 is %s", link)
 	}
 }
 

@@ -31,13 +31,15 @@ func startPump() (*pump, error) {
 	if err := check(func(e **C.qwen_error) C.int32_t { return C.qwen_queue_new(&p.queue, e) }); err != nil {
 		return nil, err
 	}
-	descriptor, err := syscall.Dup(int(C.qwen_queue_fd(p.queue))) // the original is the library's to close
-	if err != nil {
+	// A copy: the original is the library's to close. It is no standard stream, and no program that is started has it.
+	const lowest = 3
+	original := uintptr(C.qwen_queue_fd(p.queue))
+	descriptor, _, failed := syscall.Syscall(syscall.SYS_FCNTL, original, syscall.F_DUPFD_CLOEXEC, lowest)
+	if failed != 0 {
 		C.qwen_queue_free(p.queue)
-		return nil, &Error{Status: ErrIO, Message: "no file descriptor for the event queue", cause: err}
+		return nil, &Error{Status: ErrIO, Message: "no file descriptor for the event queue", cause: failed}
 	}
-	syscall.CloseOnExec(descriptor)
-	p.wakeup = os.NewFile(uintptr(descriptor), "qwen_queue")
+	p.wakeup = os.NewFile(descriptor, "qwen_queue")
 	go p.run()
 	return p, nil
 }

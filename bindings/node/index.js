@@ -101,6 +101,7 @@ addon.setup(QwenError, (deliveries) => {
 
 export class Generation {
   #request;
+  #engine; // while it runs: an LLM that nobody holds any more is collected, and would end it
   #events = [];
   #iterated = false;
   #ended = false;
@@ -114,6 +115,7 @@ export class Generation {
     signal?.throwIfAborted();
     const tag = ++lastTag;
     this.#request = addon.submit(engine, parts, entries, tag);
+    this.#engine = engine;
     const abort = () => this.cancel();
     signal?.addEventListener("abort", abort);
     this.#end = new Promise((resolve) => {
@@ -122,6 +124,7 @@ export class Generation {
           this.#events.push(delivery.event);
         } else {
           this.#ended = true;
+          this.#engine = null;
           this.#answer = delivery.answer && { text: delivery.answer.choices[0].text, ...delivery.answer };
           this.#error = delivery.error && signal?.aborted ? signal.reason : delivery.error;
           running.delete(tag);

@@ -4,17 +4,18 @@ using namespace qwen;
 
 namespace {
 
-// The callback's context lives as long as the last copy of the options; destroy runs then.
-HostCallback host_callback(qwen_callback_fn fn, void* user, qwen_destroy_fn destroy) {
-  HostCallback callback;
-  callback.function = fn;
-  if (destroy) {
-    callback.user = std::shared_ptr<void>(user, destroy);
-  } else {
-    callback.user = std::shared_ptr<void>(std::shared_ptr<void>(), user);  // borrowed
+// The context of a callback; destroyed with the last copy of the options.
+struct Context {
+  qwen_destroy_fn destroy = nullptr;
+  void* user = nullptr;
+
+  explicit Context(void* of_host) : user(of_host) {}
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+  ~Context() {
+    if (destroy) destroy(user);
   }
-  return callback;
-}
+};
 
 template <class Set>
 int32_t set_option(qwen_options* options, const char* key, qwen_error** error, Set set) {
@@ -92,9 +93,9 @@ int32_t qwen_options_set_bias(qwen_options* options, const char* key, const int3
 int32_t qwen_options_set_callback(qwen_options* options, const char* key, qwen_callback_fn fn, void* user,
                                   qwen_destroy_fn destroy, qwen_error** error) {
   return set_option(options, key, error, [&](Options& o) {
-    // Checked before the context is taken over: a failed call owes nothing, so destroy must not run.
-    o.set(key, HostCallback{fn, nullptr});
-    o.set(key, host_callback(fn, user, destroy));
+    const auto context = std::make_shared<Context>(user);
+    o.set(key, HostCallback{fn, std::shared_ptr<void>(context, user)});
+    context->destroy = destroy;  // last: a failed call owes nothing, so destroy must not run
   });
 }
 

@@ -1,6 +1,8 @@
 #include "base/error.h"
 
-#include <cstring>
+#include <locale.h>
+#include <string.h>
+
 #include <filesystem>
 #include <new>
 #include <stdexcept>
@@ -30,8 +32,9 @@ Error current_error() noexcept {
 }
 
 std::string system_reason(int error) {
-  const char* words = ::strerrordesc_np(error);
-  return words ? words : cat("errno ", error);
+  // The C locale is there without memory. strerrordesc_np needs no locale, but glibc 2.32.
+  static const locale_t english = ::newlocale(LC_ALL_MASK, "C", nullptr);
+  return ::strerror_l(error, english);
 }
 
 std::string quote(std::string_view untrusted, size_t limit) {

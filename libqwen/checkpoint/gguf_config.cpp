@@ -166,6 +166,9 @@ std::optional<int64_t> take_layers(const GgufFile& file, const Family& family, T
   to.name("num_hidden_layers", key);
   auto layers = file.integer(key, 1, kMaxLayers);
   if (!layers) return layers;
+  // Computed without that layer it would be another model.
+  if (const TensorView* further = file.tensor(cat("blk.", *layers, ".attn_norm.weight")))
+    file.reject(key, cat(*layers), cat("more: there is a tensor ", quote(further->name)));
   if (family.hybrid) *layers -= file.integer(to.own("nextn_predict_layers"), 0, *layers - 1).value_or(0);
   to.put("num_hidden_layers", cat(*layers));
   return layers;

@@ -55,9 +55,13 @@ static int32_t on_event(const qwen_event *event, void *user) {
   *hash = digest(*hash, &event->finish_reason, sizeof event->finish_reason);
   return 0;
 }
+typedef struct {
+  long steps, destroyed;
+} trace;
 static void on_step(const qwen_step *step, void *user) {
-  if (step->struct_size > 0) ++*(long *)user;
+  if (step->struct_size > 0) ++((trace *)user)->steps;
 }
+static void on_destroy(void *user) { ++((trace *)user)->destroyed; }
 static int32_t on_progress(double fraction, void *user) { return fraction < 0 ? *(int *)user : 0; }
 static void on_log(int32_t level, const char *message, size_t length, void *user) {
   if (level < 1 || message[length] != '\0') *(int *)user = 1;
@@ -163,13 +167,14 @@ static outcome run(void) {
   qwen_error *error = NULL;
   qwen_options *options = NULL;
   qwen_engine *engine = NULL;
-  long steps = 0;
+  trace traced = {0, 0};
+  long taken = 0; /* over: from then on the library destroys it */
   inside(1);
   (void)(TRY(qwen_options_new(&options, &error)) && TRY(qwen_options_set_i64(options, "threads", 2, &error)) &&
       TRY(qwen_options_set_i64(options, "max_batch_tokens", 32, &error)) &&
       TRY(qwen_options_set_i64(options, "kv_cache_bytes", 4 << 20, &error)) &&
-      TRY(qwen_options_set_callback(options, "trace", (qwen_callback_fn)on_step, &steps, NULL, &error)) &&
-      TRY(qwen_create(model, options, &engine, &error)) &&
+      TRY(qwen_options_set_callback(options, "trace", (qwen_callback_fn)on_step, &traced, on_destroy, &error)) &&
+      (taken = 1) && TRY(qwen_create(model, options, &engine, &error)) &&
       (!adapter || TRY(qwen_engine_load_adapter(engine, adapter, "a", &error))));
   if (engine) stream(engine, out);
   if (engine) blocking_calls(engine, out);
@@ -178,6 +183,7 @@ static outcome run(void) {
   qwen_options_free(options);
   now_call = "nothing";
   inside(0);
+  CHECK(traced.destroyed == taken);
   return outcome_now;
 }
 

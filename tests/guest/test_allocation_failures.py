@@ -49,6 +49,12 @@ def test_every_refusal_is_an_error_and_nothing_else(
     refuse_all(host, shim, model, adapter, MODELS[name])
 
 
+def test_a_callback_that_is_refused_is_not_destroyed(host: Run, shim: Path, dense_model: Path) -> None:
+    """The first calls, in which a host sets its options, at every place."""
+    run = host("allocation_failures", dense_model, "-", 1, 1, 80, env={"LD_PRELOAD": str(shim)})
+    assert (run.returncode, run.stderr) == (0, ""), run.stdout
+
+
 def test_the_same_of_a_gguf_file(host: Run, shim: Path, chat_model: Callable[[str], Path], tmp_path: Path) -> None:
     model = make_scripted_model(tmp_path / "calling", ANSWER, TEMPLATE)  # that calls a tool
     refuse_all(host, shim, make_gguf(model, tmp_path / "calling.gguf"), "-", 113)

@@ -1,5 +1,7 @@
 #include <doctest/doctest.h>
 
+#include <cerrno>
+
 #include "base/error.h"
 #include "base/json.h"
 
@@ -7,6 +9,12 @@ using namespace qwen;
 
 TEST_CASE("cat writes numbers without the host's locale") {
   CHECK(cat("a", 1, 'b', 2.5, true) == "a1b2.5true");
+}
+
+TEST_CASE("the system's reasons are in English") {
+  CHECK(system_reason(ENOENT) == "No such file or directory");
+  CHECK(system_reason(ENOMEM) == "Cannot allocate memory");
+  CHECK(system_reason(99999) == "Unknown error 99999");
 }
 
 TEST_CASE("quote escapes control bytes and never cuts a code point") {

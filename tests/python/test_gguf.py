@@ -336,6 +336,11 @@ REFUSED = {
         QwenFileFormatError,
         "tensor 'blk.5.attn_norm.weight' is missing",
     ),
+    "fewer layers": (
+        with_value("qwen3.block_count", 4),
+        QwenFileFormatError,
+        "key 'qwen3.block_count' is 4; it must be more: there is a tensor 'blk.4.attn_norm.weight'",
+    ),
     "zero width": (with_value("qwen3.embedding_length", 0), QwenFileFormatError, "'qwen3.embedding_length' is 0"),
     "another width": (
         with_value("qwen3.embedding_length", 96),

@@ -291,8 +291,15 @@ BROKEN = {
         "full_attention_interval' is 5; it must be an integer from 1 to 4",
     ),
     "three layers": (
-        lambda writer: [with_value("qwen35.block_count", 4)(writer), without("qwen35.full_attention_interval")(writer)],
+        lambda writer: [
+            with_value("qwen35.nextn_predict_layers", 2)(writer),
+            without("qwen35.full_attention_interval")(writer),
+        ],
         "full_attention_interval' is missing; it must be an integer from 1 to 3",
+    ),
+    "fewer layers": (
+        lambda writer: [with_value("qwen35.block_count", 4)(writer), without("qwen35.nextn_predict_layers")(writer)],
+        "key 'qwen35.block_count' is 4; it must be more: there is a tensor 'blk.4.attn_norm.weight'",
     ),
     "wide values": (
         with_value("qwen35.ssm.inner_size", 8192),

@@ -201,6 +201,15 @@ test("what is forgotten is collected", async () => {
   assert.equal(stdout, "true\n");
 });
 
+test("an answer under way keeps its model", async () => {
+  const { stdout } = await child(
+    `const ask = async () => (await LLM.open(process.argv[1])).chat("What is", { raw: true, ignore_eos: true, max_tokens: 200 });
+     const collecting = setInterval(gc, 1);
+     console.log((await ask()).choices[0].tokenIds.length);
+     clearInterval(collecting);`, "--expose-gc");
+  assert.equal(stdout, "200\n");
+});
+
 test("workers have models of their own, and may be terminated", async () => {
   const program = `
     import { parentPort, workerData } from "node:worker_threads";
