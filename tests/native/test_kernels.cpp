@@ -1,6 +1,7 @@
 // Every instruction-set level of this machine against the naive twins in double, and the promises about bits.
 #include <doctest/doctest.h>
 
+#include <array>
 #include <cstdlib>
 #include <limits>
 
@@ -221,6 +222,43 @@ TEST_CASE("backend linear of bf16 matrices equals the naive twin at every level 
               .accumulate = round % 5 == 0},
              Format::bf16);
       CHECK(distance(got, want, 5.0) < 4e-6);
+    }
+  }
+}
+
+TEST_CASE("gated_linear has the bits of its two products and silu_mul, at any row count") {
+  Random random(7);
+  for (const int64_t k : {72, 160}) {
+    const int64_t outputs = k == 72 ? 41 : 224, most = 130;
+    Floats x = random.floats(most * k);
+    const FileBytes gate_file = random_elements(random, Format::bf16, outputs * k),
+                    up_file = random_elements(random, Format::bf16, outputs * k);
+    for (const std::string& isa : isas()) {
+      CAPTURE(isa);
+      for (const Precision precision : {Precision::f32, Precision::bf16}) {
+        const auto cpu = backend(isa, precision);
+        const auto load = [&](const FileBytes& file, WeightUse use) {
+          const auto shape = use == WeightUse::matrix ? std::vector{outputs, k} : std::vector{k, outputs};
+          return cpu->load(tensor(file.data(), DType::bf16, shape), use);
+        };
+        const WeightPtr gate = load(gate_file, WeightUse::matrix);
+        for (const WeightUse use : {WeightUse::matrix, WeightUse::transposed_matrix}) {
+          const WeightPtr up = load(up_file, use);
+          Floats want(static_cast<size_t>(most * outputs)), other = want, got = want;
+          const std::array both = {Projection{gate.get(), nullptr, rows_of(want, outputs)},
+                                   Projection{up.get(), nullptr, rows_of(other, outputs)}};
+          cpu->linear(rows_of(x, k), both);
+          cpu->silu_mul(rows_of(want, outputs), rows_of(other, outputs), rows_of(want, outputs));
+          for (const int64_t rows_at_once : {1, 3, 16, 17, 50, 65, 130}) {
+            for (int64_t first = 0; first < most; first += rows_at_once) {
+              const int64_t rows = std::min(rows_at_once, most - first);
+              cpu->gated_linear({x.data() + first * k, rows, k}, *gate, *up, {other.data(), rows, outputs},
+                                {got.data() + first * outputs, rows, outputs});
+            }
+            CHECK(same_bits(got, want));
+          }
+        }
+      }
     }
   }
 }
