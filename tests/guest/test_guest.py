@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from qwen_ffi import build_info
+
 from .conftest import HERE, Run
 
 
@@ -138,6 +140,18 @@ def test_engines_side_by_side_do_not_notice_each_other(
 
 def test_few_descriptors_and_little_address_space_are_clear_errors(host: Run, dense_model: Path) -> None:
     succeeds(host("limits", dense_model))
+
+
+def test_a_signal_stack_too_small_for_tiles_is_served_without_them(host: Run, dense_model: Path) -> None:
+    levels = build_info()["cpu_isa"]
+    backend, refusal = succeeds(host("small_signal_stack", dense_model)).splitlines()
+    if levels[-1] == "amx":
+        assert backend == "cpu.avx512"
+        assert refusal.startswith("cpu_isa asks for amx, and the system refuses this process the tiles' state")
+        assert "sigaltstack" in refusal
+    else:
+        assert backend == f"cpu.{levels[-1]}"
+        assert refusal.startswith("cpu_isa asks for amx, which this machine lacks")
 
 
 def test_a_host_without_standard_streams(host: Run, dense_model: Path, tmp_path: Path) -> None:
