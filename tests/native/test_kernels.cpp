@@ -149,7 +149,7 @@ TEST_CASE("backend linear: the same bits for any row count, thread count and gro
 
 TEST_CASE("a long dot product is sliced without changing a bit") {
   Random random(5);
-  const int64_t k = 2500, rows = 150, outputs = 45;
+  const int64_t k = 6500, rows = 530, outputs = 45;  // more than any level takes at once
   Floats x = random.floats(rows * k);
   const FileBytes weight = random_elements(random, Format::bf16, outputs * k);
   for (const std::string& isa : isas()) {
@@ -175,7 +175,7 @@ TEST_CASE("a long dot product is sliced without changing a bit") {
       cpu->linear({x.data() + r * k, 1, k}, {&alone, 1});
     }
     CHECK(same_bits(all, single));
-    CHECK(distance(all, want, 10.0) < 2e-6);
+    CHECK(distance(all, want, 10.0) < 8e-6);
   }
 }
 
