@@ -28,12 +28,17 @@ namespace qwen {
 // matrices stay as stored and count as their float32 values in both.
 enum class Precision : uint8_t { f32, bf16 };
 
-// Activations: a view of `rows` x `width` elements in the backend's memory, row-major and dense. The element type is the
-// backend's (the CPU's is float); models only pass views on.
+// How activations lie in memory. An operand is there for linear() and gated_linear() to multiply, in whatever way they like best
+// (matrix tiles of bfloat16): what writes it has rounded and arranged it, so nobody need do it again.
+enum class Form : uint8_t { plain, operand };
+
+// Activations: a view of `rows` x `width` elements in the backend's memory; plain: row-major and dense. The element type is the
+// backend's (the CPU's is float); models only pass views on. Ops take plain rows, except where they say "or an operand".
 struct Rows {
   void* data = nullptr;
   int64_t rows = 0;
   int64_t width = 0;
+  Form form = Form::plain;
 
   // The same memory as rows of `width`: [rows, heads * head_dim] -> [rows * heads, head_dim].
   Rows reshaped(int64_t new_width) const { return {data, rows * width / new_width, new_width}; }
@@ -175,7 +180,7 @@ class Workspace {
     size_t chunk = 0, used = 0;
   };
   virtual ~Workspace() = default;
-  virtual Rows rows(int64_t rows, int64_t width) = 0;  // uninitialised
+  virtual Rows rows(int64_t rows, int64_t width, Form form = Form::plain) = 0;  // uninitialised
   virtual Mark mark() const = 0;
   virtual void rewind(Mark mark) = 0;
   virtual void reset() = 0;
@@ -204,12 +209,15 @@ class Backend {
   virtual void embed(const Weight& table, std::span<const int32_t> ids, Rows out) = 0;
   // The same from a table cut into shards of equally many rows: id / rows says which shard, id % rows where in it.
   virtual void embed(std::span<const WeightPtr> shards, std::span<const int64_t> ids, Rows out) = 0;
-  // out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight; out may be x. Per head: pass x.reshaped(head_dim). A weight of n times
-  // the width holds n norms: row r takes number r % n.
+  // The form in which linear() with these weights likes its input of `width` best.
+  virtual Form input_form(int64_t width, std::span<const Weight* const> weights) const = 0;
+  // out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight; out may be x, or an operand. Per head: pass x.reshaped(head_dim). A weight
+  // of n times the width holds n norms: row r takes number r % n.
   virtual void rms_norm(Rows x, const Weight& weight, float eps, Rows out) = 0;
-  // All projections of one input, e.g. q, k and v.
+  // All projections of one input, e.g. q, k and v. x may be an operand that input_form() agreed to.
   virtual void linear(Rows x, std::span<const Projection> projections) = 0;
-  // out = silu(x * gate^T) * (x * up^T), with the bits of linear() and silu_mul(). spare: as large as out, its content is lost.
+  // out = silu(x * gate^T) * (x * up^T), with the bits of linear() and silu_mul(). x and out may be operands. spare: plain, as large
+  // as out, its content is lost; none is needed where out is an operand.
   virtual void gated_linear(Rows x, const Weight& gate, const Weight& up, Rows spare, Rows out) = 0;
   // cos and sin of every row's angles, computed once per step: out [rows, 2 * frequencies] = cos…, sin…
   virtual void rope_angles(const RopeTable& table, std::span<const std::array<int32_t, 3>> positions,
@@ -219,7 +227,7 @@ class Backend {
   // Writes k and v [rows, kv_heads * head_dim] to their positions in the cache.
   virtual void store_kv(CacheStorage& cache, const Batch& batch, const AttentionArgs& args, Rows k,
                         Rows v) = 0;
-  // Causal softmax(q k^T * scale) v over each sequence's cache; q and out [rows, heads * head_dim].
+  // Causal softmax(q k^T * scale) v over each sequence's cache; q and out [rows, heads * head_dim]; out may be an operand.
   virtual void attention(const CacheStorage& cache, const Batch& batch, const AttentionArgs& args, Rows q,
                          Rows out) = 0;
   // Writes keys [rows, indexer head_dim] to their positions in the cache. Those of a whole group of `ratio` positions become
@@ -232,9 +240,9 @@ class Backend {
   // last whole group. q and out [rows, heads * head_dim]; index_q [rows, indexer heads * head_dim].
   virtual void indexed_attention(const CacheStorage& cache, const Batch& batch, const AttentionArgs& args,
                                  const IndexerArgs& indexer, Rows index_q, Rows q, Rows out) = 0;
-  // out = silu(gate) * up; out may be gate or up.
+  // out = silu(gate) * up; out may be gate or up, or an operand.
   virtual void silu_mul(Rows gate, Rows up, Rows out) = 0;
-  // out = sigmoid(gate) * x; out may be gate or x.
+  // out = sigmoid(gate) * x; out may be gate or x, or an operand.
   virtual void sigmoid_mul(Rows gate, Rows x, Rows out) = 0;
   // x [rows, groups * (the parts' widths together)]: every group's columns, shared out to the parts in their order.
   virtual void split(Rows x, int64_t groups, std::span<const SplitPart> parts) = 0;

@@ -38,6 +38,10 @@ AttentionArgs Attention::args(const ModelConfig& config, const CacheGroupSpec& s
           .layer = index_in_group};
 }
 
+Rows Attention::input(const Step& step, const ModelConfig& config, int64_t rows) const {
+  return input_rows(step, rows, config.hidden_size, {&q_proj, &k_proj, &v_proj});
+}
+
 void Attention::forward(const Step& step, const ModelConfig& config, const CacheGroupSpec& spec, Rows h,
                         Rows angles, Rows x, bool accumulate, const IndexQueries* index) const {
   const auto& [backend, workspace, batch, caches, adapters, capture_hidden] = step;
@@ -65,14 +69,16 @@ void Attention::forward(const Step& step, const ModelConfig& config, const Cache
   backend.rope(k, head_dim, angles);
   CacheStorage& cache = *caches[static_cast<size_t>(group)];
   backend.store_kv(cache, batch, args, k, v);
-  const Rows mixed = workspace.rows(x.rows, args.heads * head_dim);
+  const Rows gated = input_rows(step, x.rows, q.width, {&o_proj});
+  const Rows mixed = config.attention_gate || index ? workspace.rows(x.rows, q.width) : gated;
   if (index) {
     backend.indexed_attention(cache, batch, args, index->args, index->queries, q, mixed);
   } else {
     backend.attention(cache, batch, args, q, mixed);
   }
-  if (config.attention_gate) backend.sigmoid_mul(gate, mixed, mixed);
-  project(step, mixed, {{.linear = o_proj, .out = x, .accumulate = accumulate}});
+  if (config.attention_gate) backend.sigmoid_mul(gate, mixed, gated);
+  project(step, config.attention_gate ? gated : mixed,
+          {{.linear = o_proj, .out = x, .accumulate = accumulate}});
 }
 
 }  // namespace qwen

@@ -25,6 +25,8 @@ struct Attention {
   void declare(WeightLoader& loader, const ModelConfig& config, std::string_view prefix);
   // The layer's place in its cache group.
   AttentionArgs args(const ModelConfig& config, const CacheGroupSpec& spec) const;
+  // Memory for h, if nothing else reads it.
+  Rows input(const Step& step, const ModelConfig& config, int64_t rows) const;
   // x += attention(h), or x = attention(h). h and x: [rows, hidden]; angles: [rows, rotary_dim], each row's cosines and sines.
   // index null: every row attends to all that it sees.
   void forward(const Step& step, const ModelConfig& config, const CacheGroupSpec& spec, Rows h, Rows angles,

@@ -141,7 +141,8 @@ Rows Decoder::forward(const Step& step) const {
   const Workspace::Mark layer_start = workspace.mark();
   for (size_t i = 0; i < layers_.size(); ++i) {
     if (capture_hidden) capture_hidden(static_cast<int64_t>(i), x);
-    const Rows h = workspace.rows(x.rows, x.width);
+    const Rows h =
+        std::visit([&](const auto& mixer) { return mixer.input(step, config_, x.rows); }, layers_[i].mixer);
     backend.rms_norm(x, *layers_[i].norm, eps, h);
     if (const auto* attention = std::get_if<Attention>(&layers_[i].mixer)) {
       attention->forward(step, config_, cache_groups_[static_cast<size_t>(attention->group)], h, angles, x);

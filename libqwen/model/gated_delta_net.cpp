@@ -38,6 +38,13 @@ void GatedDeltaNet::declare(WeightLoader& loader, const ModelConfig& config, std
   out_proj = loader.linear(name("out_proj"), hidden, values, heads(0, shape.value_dim, true));
 }
 
+Rows GatedDeltaNet::input(const Step& step, const ModelConfig& config, int64_t rows) const {
+  if (!config.grouped_projections)
+    return input_rows(step, rows, config.hidden_size, {&qkv_proj, &z_proj, &b_proj, &a_proj});
+  if (qkvz_proj) return input_rows(step, rows, config.hidden_size, {&qkvz_proj, &ba_proj});
+  return input_rows(step, rows, config.hidden_size, {&qkv_proj, &z_proj, &ba_proj});
+}
+
 GatedDeltaNet::Inputs GatedDeltaNet::inputs(const Step& step, const ModelConfig& config, Rows h) const {
   const GatedDeltaShape& shape = *config.gated_delta;
   const auto rows = [&](int64_t width) { return step.workspace.rows(h.rows, width); };
@@ -87,12 +94,13 @@ void GatedDeltaNet::forward(const Step& step, const ModelConfig& config, Rows h,
                       mixed);
   const Rows heads = mixed.reshaped(args.shape.value_dim);
   backend.rms_norm(heads, *norm, static_cast<float>(config.rms_norm_eps), heads);
+  const Rows gated = input_rows(step, h.rows, mixed.width, {&out_proj});
   if (config.sigmoid_output_gate) {
-    backend.sigmoid_mul(in.z, mixed, mixed);
+    backend.sigmoid_mul(in.z, mixed, gated);
   } else {
-    backend.silu_mul(in.z, mixed, mixed);
+    backend.silu_mul(in.z, mixed, gated);
   }
-  project(step, mixed, {{.linear = out_proj, .out = x, .accumulate = accumulate}});
+  project(step, gated, {{.linear = out_proj, .out = x, .accumulate = accumulate}});
 }
 
 }  // namespace qwen

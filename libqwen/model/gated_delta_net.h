@@ -28,6 +28,8 @@ struct GatedDeltaNet {
 
   // prefix: "layers.7."
   void declare(WeightLoader& loader, const ModelConfig& config, std::string_view prefix);
+  // Memory for h, if nothing else reads it.
+  Rows input(const Step& step, const ModelConfig& config, int64_t rows) const;
   // x += gated_delta_net(h), or x = gated_delta_net(h). h and x: [rows, hidden]
   void forward(const Step& step, const ModelConfig& config, Rows h, Rows x, bool accumulate = true) const;
 

@@ -30,6 +30,14 @@ void add_low_rank(const Step& step, const AdapterRows& group, Rows x,
 
 }  // namespace
 
+Rows input_rows(const Step& step, int64_t rows, int64_t width, std::initializer_list<const Linear*> readers) {
+  if (!step.adapters.empty()) return step.workspace.rows(rows, width);
+  std::array<const Weight*, 4> weights;
+  size_t count = 0;
+  for (const Linear* linear : readers) weights.at(count++) = linear->weight.get();
+  return step.workspace.rows(rows, width, step.backend.input_form(width, std::span(weights).first(count)));
+}
+
 void project(const Step& step, Rows x, std::initializer_list<LinearOutput> outputs) {
   std::array<Projection, 4> projections;
   size_t count = 0;

@@ -21,6 +21,9 @@ struct LinearOutput {
   bool accumulate = false;  // out += …
 };
 
+// Memory for what these matrices will be the only readers of. Adapters read plain rows.
+Rows input_rows(const Step& step, int64_t rows, int64_t width, std::initializer_list<const Linear*> readers);
+
 // All outputs of one input, e.g. q, k and v; at most four. x: a row for each of the batch's.
 void project(const Step& step, Rows x, std::initializer_list<LinearOutput> outputs);
 

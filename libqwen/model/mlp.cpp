@@ -13,8 +13,11 @@ void GatedMlp::declare(WeightLoader& loader, int64_t hidden, int64_t intermediat
 }
 
 void GatedMlp::forward(const Step& step, Rows h, Rows out, bool accumulate) const {
-  const Rows gate = step.workspace.rows(h.rows, inner), up = step.workspace.rows(h.rows, inner);
-  if (step.adapters.empty() && !gate_proj.bias && !up_proj.bias) {
+  const bool together = step.adapters.empty() && !gate_proj.bias && !up_proj.bias;
+  const Rows gate = together ? input_rows(step, h.rows, inner, {&gate_proj, &up_proj, &down_proj})
+                             : step.workspace.rows(h.rows, inner);
+  const Rows up = gate.form == Form::operand ? Rows{} : step.workspace.rows(h.rows, inner);
+  if (together) {
     step.backend.gated_linear(h, *gate_proj.weight, *up_proj.weight, up, gate);
   } else {
     project(step, h, {{gate_proj, gate}, {up_proj, up}});
@@ -95,12 +98,14 @@ void MlpBlock::declare(WeightLoader& loader, const ModelConfig& config, bool spa
 }
 
 void MlpBlock::forward(const Step& step, const ModelConfig& config, Rows x) const {
-  const Rows h = step.workspace.rows(x.rows, x.width);
+  const auto* const dense = std::get_if<GatedMlp>(&mlp);
+  const Rows h = dense ? input_rows(step, x.rows, x.width, {&dense->gate_proj, &dense->up_proj})
+                       : step.workspace.rows(x.rows, x.width);
   step.backend.rms_norm(x, *norm, static_cast<float>(config.rms_norm_eps), h);
-  if (const auto* moe = std::get_if<MixtureOfExperts>(&mlp)) {
-    moe->forward(step, *config.moe, h, x);
+  if (dense) {
+    dense->forward(step, h, x, true);
   } else {
-    std::get<GatedMlp>(mlp).forward(step, h, x, true);
+    std::get<MixtureOfExperts>(mlp).forward(step, *config.moe, h, x);
   }
 }
 

@@ -111,6 +111,7 @@ void CpuBackend::attend(const CpuCache& cache, const Batch& batch, const Attenti
     fail(Status::out_of_memory, "cannot allocate the list of attention items of ", batch.rows(), " rows");
   }
   scratch(attention_floats(rows_per_item * query_heads, args.head_dim));
+  const PackedRows packed = packed_rows(out);
 
   pool_.for_each(static_cast<int64_t>(attention_items_.size()), [&](int64_t index, int worker) {
     const AttentionItem& item = attention_items_[static_cast<size_t>(index)];
@@ -119,7 +120,10 @@ void CpuBackend::attend(const CpuCache& cache, const Batch& batch, const Attenti
         (sequence.first_row + item.first_row) * q.width + item.head * query_heads * args.head_dim;
     attend(cache, {
                       .q = static_cast<const float*>(q.data) + offset,
-                      .out = static_cast<float*>(out.data) + offset,
+                      .out = packed.data != nullptr ? nullptr : static_cast<float*>(out.data) + offset,
+                      .packed = packed,
+                      .packed_row = sequence.first_row + item.first_row,
+                      .packed_input = item.head * query_heads * args.head_dim,
                       .row_stride = q.width,
                       .rows = item.rows,
                       .query_heads = query_heads,

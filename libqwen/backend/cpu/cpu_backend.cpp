@@ -129,9 +129,8 @@ void CpuBackend::rms_norm(Rows x, const Weight& weight, float eps, Rows out) {
   counted(Op::rms_norm, Format::f32);
   const float* const scale = own(weight).floats();
   const int64_t norms = own(weight).outputs / x.width;
-  for_rows(x.rows, x.width, [&](int64_t first, int64_t last) {
-    for (int64_t r = first; r < last; ++r)
-      kernels_.rms_norm(row(x, r), scale + r % norms * x.width, eps, x.width, row(out, r));
+  write_rows(out, [&](int64_t r, float* to) {
+    kernels_.rms_norm(row(x, r), scale + r % norms * x.width, eps, x.width, to);
   });
 }
 
@@ -168,15 +167,12 @@ void CpuBackend::rope(Rows x, int64_t head_dim, Rows angles) {
 
 void CpuBackend::silu_mul(Rows gate, Rows up, Rows out) {
   counted(Op::silu_mul, Format::f32);
-  for_rows(out.rows, out.width, [&](int64_t first, int64_t last) {
-    kernels_.silu_mul(row(gate, first), row(up, first), (last - first) * out.width, row(out, first));
-  });
+  write_rows(out, [&](int64_t r, float* to) { kernels_.silu_mul(row(gate, r), row(up, r), out.width, to); });
 }
 
 void CpuBackend::sigmoid_mul(Rows gate, Rows x, Rows out) {
-  for_rows(out.rows, out.width, [&](int64_t first, int64_t last) {
-    kernels_.sigmoid_mul(row(gate, first), row(x, first), (last - first) * out.width, row(out, first));
-  });
+  write_rows(out,
+             [&](int64_t r, float* to) { kernels_.sigmoid_mul(row(gate, r), row(x, r), out.width, to); });
 }
 
 void CpuBackend::split(Rows x, int64_t groups, std::span<const SplitPart> parts) {

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <functional>
 #include <vector>
 
 #include "backend/backend.h"
@@ -27,6 +28,8 @@ inline float* row(const Rows& x, int64_t index) {
   return static_cast<float*>(x.data) + index * x.width;
 }
 
+PackedRows packed_rows(Rows x);  // of an operand; of plain rows none
+
 class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(const CpuOptions& options);
@@ -41,6 +44,7 @@ class CpuBackend final : public Backend {
   size_t cache_block_bytes(const CacheGroupSpec& spec) const override;
   std::unique_ptr<CacheStorage> create_cache(const CacheGroupSpec& spec, int64_t blocks) override;
 
+  Form input_form(int64_t width, std::span<const Weight* const> weights) const override;
   void embed(const Weight& table, std::span<const int32_t> ids, Rows out) override;
   void embed(std::span<const WeightPtr> shards, std::span<const int64_t> ids, Rows out) override;
   void rms_norm(Rows x, const Weight& weight, float eps, Rows out) override;
@@ -109,14 +113,24 @@ class CpuBackend final : public Backend {
   float* worker_scratch(int worker) const;
 
   // Level, precision and weight decide who multiplies: never how many rows there are.
-  bool takes_tiles(const Projection& p) const {
-    return has_tiles() && !p.exact && own(*p.weight).format == Format::bf16;
+  bool takes_tiles(const Projection& p) const { return !p.exact && takes_tiles(*p.weight); }
+  bool takes_tiles(const Weight& weight) const { return has_tiles() && own(weight).format == Format::bf16; }
+  // compute(r, to) of every row r of out, which it may not read again: plain, or an operand.
+  template <class Compute>
+  void write_rows(Rows out, Compute&& compute) {
+    if (out.form == Form::operand)
+      return write_operand(out, std::function<void(int64_t, float*)>(std::ref(compute)));
+    for_rows(out.rows, out.width, [&](int64_t first, int64_t last) {
+      for (int64_t r = first; r < last; ++r) compute(r, row(out, r));
+    });
   }
+  void write_operand(Rows out, const std::function<void(int64_t row, float* to)>& compute);
   void check(Rows x, std::span<const Projection> projections);  // their shapes; counts them
   // up: the second matrix of gated_linear(), of which the only projection has the first.
   void linear_in_tiles(Rows x, std::span<const Projection> projections, const CpuWeight* up = nullptr);
   void linear_in_vectors(Rows x, std::span<const Projection> projections);
-  const std::byte* pack(Rows x);
+  Rows packed(Rows x);
+  void pack_group(const float* x, int64_t group, Rows out, int64_t first_chunk, int64_t last_chunk);
   // Floats of scratch that attention of a task needs, and the kernel that does it.
   int64_t attention_floats(int64_t queries, int64_t head_dim) const;
   void attend(const CpuCache& cache, const AttentionTask& task) const;

@@ -32,6 +32,8 @@ void CpuBackend::check(Rows x, std::span<const Projection> projections) {
       fail(Status::internal, "linear: weight [", weight.outputs, ", ", weight.width, "], x [", x.rows, ", ",
            x.width, "], out [", p.out.rows, ", ", p.out.width, "]");
     }
+    if (x.form == Form::operand && !takes_tiles(p))
+      fail(Status::internal, "linear: an operand for a weight that takes plain rows");
     counted(Op::linear, weight.format);
   }
 }

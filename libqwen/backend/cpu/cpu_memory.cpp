@@ -69,8 +69,9 @@ Mapping& Mapping::operator=(Mapping&& other) noexcept {
   return *this;
 }
 
-Rows CpuWorkspace::rows(int64_t rows, int64_t width) {
-  const size_t bytes = round_up(static_cast<size_t>(rows * width) * sizeof(float));
+Rows CpuWorkspace::rows(int64_t rows, int64_t width, Form form) {
+  const size_t bytes = form == Form::operand ? static_cast<size_t>(packed_bytes(rows, width))
+                                             : round_up(static_cast<size_t>(rows * width) * sizeof(float));
   while (place_.chunk < chunks_.size() && chunks_[place_.chunk].size() - place_.used < bytes) {
     place_ = {place_.chunk + 1, 0};
   }
@@ -80,7 +81,7 @@ Rows CpuWorkspace::rows(int64_t rows, int64_t width) {
   }
   std::byte* data = chunks_[place_.chunk].data() + place_.used;
   place_.used += bytes;
-  return {data, rows, width};
+  return {data, rows, width, form};
 }
 
 void CpuWorkspace::reset() {

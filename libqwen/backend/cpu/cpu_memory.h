@@ -37,7 +37,7 @@ class Buffer {
 // A bump allocator over a list of buffers, which becomes one buffer as large as the largest step needed.
 class CpuWorkspace final : public Workspace {
  public:
-  Rows rows(int64_t rows, int64_t width) override;
+  Rows rows(int64_t rows, int64_t width, Form form) override;
   Mark mark() const override { return place_; }
   void rewind(Mark mark) override { place_ = mark; }
   void reset() override;

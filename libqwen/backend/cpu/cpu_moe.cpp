@@ -63,7 +63,9 @@ void CpuBackend::moe(Workspace& workspace, Rows x, const MoeArgs& args, Rows out
     const Expert& expert = args.experts[static_cast<size_t>(e)];
     const auto count = static_cast<int64_t>(rows.size());
     const Rows own_x = workspace.rows(count, x.width);
-    const Rows gate = workspace.rows(count, args.inner), up = workspace.rows(count, args.inner);
+    const Form form = input_form(args.inner, std::array{expert.gate, expert.up, expert.down});
+    const Rows gate = workspace.rows(count, args.inner, form);
+    const Rows up = form == Form::operand ? Rows{} : workspace.rows(count, args.inner);
     const Rows answer = workspace.rows(count, out.width);
     for (int64_t i = 0; i < count; ++i)
       std::memcpy(row(own_x, i), row(x, rows[static_cast<size_t>(i)].row),

@@ -97,10 +97,26 @@ static constexpr int64_t padded_head_dim(int64_t head_dim) {
   return (head_dim + 15) / 16 * 16;
 }
 
+// Rows as matrix tiles multiply them (tile_kernels.h): bfloat16, pairs of inputs of up to 16 rows side by side.
+struct PackedRows {
+  std::byte* data = nullptr;  // null: none
+  int64_t columns = 0;        // packed_columns() of all rows
+  int64_t group_bytes = 0;    // from 16 rows to the next 16
+
+  // Where inputs i and i + 1 of a row are, for an even i; from there to the next pair are columns * 4 bytes.
+  std::byte* at(int64_t row, int64_t i) const {
+    return data + row / 16 * group_bytes + i * columns * 2 + row % 16 * 4;
+  }
+};
+
 // Causal attention of consecutive rows of one sequence, for the query heads that share one key/value head.
 struct AttentionTask {
   const float* q = nullptr;  // [rows, query_heads, head_dim], rows row_stride apart
   float* out = nullptr;      // likewise
+  // Or, at the level with tiles, out goes there: to rows from packed_row and inputs from packed_input on.
+  PackedRows packed = {};
+  int64_t packed_row = 0;
+  int64_t packed_input = 0;
   int64_t row_stride = 0;
   int64_t rows = 0;
   int64_t query_heads = 0;

@@ -149,16 +149,6 @@ inline void softmax_span(const TileAttention& a, int64_t group, int64_t origin, 
   }
 }
 
-// The order in which two vectors of probabilities, one behind the other, are pairs of positions of each column.
-inline __m512i pair_order(int64_t columns) {
-  alignas(64) uint16_t order[32];
-  for (int64_t i = 0; i < 32; ++i) {
-    const int64_t pair = i / (2 * columns), column = i / 2 % columns;
-    order[i] = static_cast<uint16_t>((2 * pair + i % 2) * columns + column);
-  }
-  return _mm512_load_si512(order);
-}
-
 // sums += tiles of values (M of them, side by side) x probabilities of N groups. values[b]: of the span's block b.
 template <int M, int N>
 inline void value_block(const TileAttention& a, const std::byte* const* values, int64_t tile, int64_t group,
@@ -201,6 +191,20 @@ inline void value_span(const TileAttention& a, const std::byte* const* values, c
   value_block<1, N>(a, ones, a.value_tiles, group, first_block, last_block);
 }
 
+// 16 dimensions of a query's result, rounded.
+inline void write_pairs(const TileAttention& a, int64_t query, int64_t tile, __m512 values) {
+  const AttentionTask& task = a.task;
+  const int64_t dimensions = at_most(kTileRows, task.head_dim - tile * kTileRows),
+                step = task.packed.columns * 4;
+  const __m256i pairs = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(values));
+  std::byte* const to =
+      task.packed.at(task.packed_row + query / task.query_heads,
+                     task.packed_input + query % task.query_heads * task.head_dim + tile * kTileRows);
+  const auto places = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
+                                         _mm256_set1_epi32(static_cast<int>(step)));
+  _mm256_mask_i32scatter_epi32(to, static_cast<__mmask8>((1 << dimensions / 2) - 1), places, pairs, 1);
+}
+
 inline void write_queries(const TileAttention& a, int64_t group) {
   const float* const sums = a.group_sums(group);
   alignas(64) float totals[16];
@@ -211,8 +215,9 @@ inline void write_queries(const TileAttention& a, int64_t group) {
         sums + tile * 256, 64, [&](int i, __m512 values) __attribute__((always_inline)) {
           const int64_t query = group * kTileRows + i;
           if (i >= a.columns || query >= a.queries) return;
-          float* const out = a.task.out + query_offset(a.task, query) + tile * kTileRows;
-          _mm512_mask_storeu_ps(out, mask, _mm512_div_ps(values, _mm512_set1_ps(totals[i])));
+          values = _mm512_div_ps(values, _mm512_set1_ps(totals[i]));
+          if (a.task.packed.data != nullptr) return write_pairs(a, query, tile, values);
+          _mm512_mask_storeu_ps(a.task.out + query_offset(a.task, query) + tile * kTileRows, mask, values);
         });
   }
 }

@@ -98,6 +98,17 @@ inline __m512i rounded(const float* x, int64_t n) {  // 32 floats, or n and zero
   return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
 }
 
+// The order in which two vectors of bfloat16 numbers, one behind the other, are pairs for each column: of its numbers in two
+// rows of `columns`, rows 2p and 2p + 1.
+inline __m512i pair_order(int64_t columns) {
+  alignas(64) uint16_t order[32];
+  for (int64_t i = 0; i < 32; ++i) {
+    const int64_t pair = i / (2 * columns), column = i / 2 % columns;
+    order[i] = static_cast<uint16_t>((2 * pair + i % 2) * columns + column);
+  }
+  return _mm512_load_si512(order);
+}
+
 // Rounded inputs of 16 rows as a tile of `columns` rows.
 inline void pack_lines(const uint16_t (*lines)[kTileInputs], int64_t columns, std::byte* tile) {
   transpose(

@@ -55,22 +55,20 @@ struct TileLinearTask {
   const float* bias = nullptr;  // [outputs]
   float* out = nullptr;         // [rows, outputs]
   int64_t out_stride = 0;       // in elements
+  PackedRows packed;  // or, with `up`, out goes there: to inputs from packed_input on, a multiple of 16
+  int64_t packed_input = 0;
   bool accumulate = false;
   std::byte* scratch = nullptr;  // tile_scratch_bytes(), 64-byte aligned
 };
 
-// Up to here the weights are read where they lie; with more rows they are first copied into tiles, some inputs at a time.
+// Up to here the weights are read where they lie; with more rows a panel of them is first copied into tiles.
 static constexpr int64_t kFewTileRows = 64;
-static constexpr int64_t kTileSlice = 3072;      // inputs that are copied at a time
-static constexpr int64_t kTileRowsAtOnce = 512;  // rows that share a copy
 
 // outputs: those of `up` count, too.
-static constexpr int64_t tile_scratch_bytes(int64_t rows, int64_t outputs) {
+static constexpr int64_t tile_scratch_bytes(int64_t rows, int64_t outputs, int64_t k) {
   if (rows <= kFewTileRows) return kTileBytes;
-  const int64_t at_once = rows < kTileRowsAtOnce ? rows : kTileRowsAtOnce;
-  const int64_t row_triples = (at_once + 3 * kTileRows - 1) / (3 * kTileRows);
-  const int64_t pairs = (outputs + 2 * kTileRows - 1) / (2 * kTileRows);
-  return pairs * (2 * kTileSlice / kTileInputs + 6 * row_triples) * kTileBytes;  // a slice, and sums
+  const int64_t tiles = (outputs + kTileRows - 1) / kTileRows;
+  return (tiles * packed_chunks(k) + 3 * (tiles + 1)) * kTileBytes;  // the panel, and sums of three groups
 }
 
 // Attention (AttentionTask of kernels.h) reads keys and values as tiles' first operand: of a block of the cache, keys lie

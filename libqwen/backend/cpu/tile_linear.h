@@ -38,6 +38,24 @@ inline void write(const TileLinearTask& task, const float* sums, int64_t row, in
       });
 }
 
+// sums [16 outputs][up to 16 rows] as inputs of what comes next: rounded, in pairs.
+inline void write_packed(const TileLinearTask& task, const float* sums, int64_t row, int64_t output) {
+  const __mmask16 mask = first_lanes(task.packed.columns);
+  const __m512i interleave = pair_order(16);
+  std::byte* to = task.packed.at(row, task.packed_input + output);
+  for (int64_t pair = 0; pair < kTileRows / 2; ++pair, sums += 32, to += task.packed.columns * 4) {
+    const auto both = _mm512_cvtne2ps_pbh(_mm512_load_ps(sums + 16), _mm512_load_ps(sums));
+    const __m512i pairs = _mm512_permutexvar_epi16(interleave, reinterpret_cast<__m512i>(both));
+    _mm512_mask_storeu_epi32(to, mask, pairs);
+  }
+}
+
+inline void write_out(const TileLinearTask& task, const float* sums, int64_t row, int64_t output) {
+  if (task.packed.data != nullptr) return write_packed(task, sums, row, output);
+  write(task, sums, row, at_most(kTileRows, task.rows - row), output,
+        at_most(kTileRows, task.outputs - output));
+}
+
 // Inputs [begin, begin + 32) of 16 outputs as a tile; zeros beyond the matrix.
 inline void copy_tile(const TileLinearTask& task, const std::byte* matrix, int64_t output, int64_t begin,
                       std::byte* tile) {
@@ -110,37 +128,28 @@ void few_rows(const TileLinearTask& task) {
       few_sums<Groups>(task, task.up, output, up);
       gate(sums, up, Groups * kSums);
     }
-    for (int64_t g = 0; g < Groups; ++g)
-      write(task, sums + g * kSums, g * kTileRows, at_most(kTileRows, task.rows - g * kTileRows), output,
-            at_most(kTileRows, task.outputs - output));
+    for (int64_t g = 0; g < Groups; ++g) write_out(task, sums + g * kSums, g * kTileRows, output);
   }
 }
 
 // The activations of the next rows: on their way to L2 while those of these rows are multiplied, some lines with every chunk.
 struct Ahead {
-  const std::byte* group = nullptr;
-  int64_t stride = 0;  // to the next group
-  int64_t lines = 0;   // of a group
+  const std::byte* line = nullptr;
+  int64_t lines = 0;
   int64_t per_chunk = 0;
-  int64_t line = 0;
 
   void ask() {
-    for (int64_t i = 0; i < per_chunk; ++i) {
-      _mm_prefetch(reinterpret_cast<const char*>(group + line * 64), _MM_HINT_T1);
-      if (++line == lines) {
-        line = 0;
-        group += stride;
-      }
-    }
+    for (int64_t i = at_most(per_chunk, lines); i > 0; --i, --lines, line += 64)
+      _mm_prefetch(reinterpret_cast<const char*>(line), _MM_HINT_T1);
   }
 };
 
-// sums[m][n] of M weight tiles, side by side, and N groups of activations over some chunks. Six sums take more products per tile
+// sums[m][n] of M weight tiles, side by side, and N groups of activations over all chunks. Six sums take more products per tile
 // read from L2 than four would, and leave a register for either side: activations are gone through forth and back, so that the
-// last one is the first of the next weights (alone, in a loop: 4.1 against 3.4 TFLOP/s on two cores, 512 rows of 1024 inputs; in an engine memory hides most of it).
+// last one is the first of the next weights.
 template <int M, int N>
-void block(const std::byte* weight, const std::byte* x, int64_t x_group, int64_t chunks, bool resume,
-           Ahead& next, float* sums) {
+void block(const std::byte* weight, const std::byte* x, int64_t x_group, int64_t chunks, Ahead& next,
+           float* sums) {
   const auto each = [&](auto run) __attribute__((always_inline)) {
     run.template operator()<0>(sums);
     if constexpr (N > 1) run.template operator()<1>(sums + kSums);
@@ -149,11 +158,7 @@ void block(const std::byte* weight, const std::byte* x, int64_t x_group, int64_t
     if constexpr (M > 1 && N > 1) run.template operator()<4>(sums + 4 * kSums);
     if constexpr (M > 1 && N > 2) run.template operator()<5>(sums + 5 * kSums);
   };
-  if (resume) {
-    each([]<int T>(float* at) __attribute__((always_inline)) { load<T>(at, 64); });
-  } else {
-    each([]<int T>(float*) __attribute__((always_inline)) { clear<T>(); });
-  }
+  each([]<int T>(float*) __attribute__((always_inline)) { clear<T>(); });
   for (int64_t chunk = 0; chunk < chunks; ++chunk, weight += M * kTileBytes, x += kTileBytes) {
     next.ask();
     load<6>(weight, 64);
@@ -183,74 +188,64 @@ void block(const std::byte* weight, const std::byte* x, int64_t x_group, int64_t
   each([]<int T>(float* at) __attribute__((always_inline)) { store<T>(at, 64); });
 }
 
-// Inputs [first_chunk * 32, last_chunk * 32) of 16 outputs as tiles, `step` bytes from one to the next.
-inline void copy_tiles(const TileLinearTask& task, const std::byte* matrix, int64_t output,
-                       int64_t first_chunk, int64_t last_chunk, std::byte* to, int64_t step) {
-  const int64_t whole =
-      task.outputs - output < kTileRows ? first_chunk : at_most(last_chunk, task.k / kTileInputs);
-  for (int64_t r = 0; r < kTileRows && whole > first_chunk;
-       ++r) {  // row by row, as the hardware's prefetcher likes it
-    const std::byte* from = matrix + (output + r) * task.weight_stride;
-    for (int64_t chunk = first_chunk; chunk < whole; ++chunk)
-      _mm512_store_si512(to + (chunk - first_chunk) * step + r * 64, _mm512_loadu_si512(from + chunk * 64));
+// All inputs of 16 outputs as tiles, `step` bytes from one to the next: written in order, as stores like it best.
+inline void copy_tiles(const TileLinearTask& task, const std::byte* matrix, int64_t output, std::byte* to,
+                       int64_t step) {
+  constexpr int64_t kAtOnce = 4;
+  const int64_t chunks = packed_chunks(task.k);
+  int64_t chunk = 0;
+  if (task.outputs - output >= kTileRows) {
+    for (; (chunk + kAtOnce) * kTileInputs <= task.k; chunk += kAtOnce, to += kAtOnce * step) {
+      const std::byte* from = matrix + output * task.weight_stride + chunk * 64;
+      for (int64_t r = 0; r < kTileRows; ++r, from += task.weight_stride)
+#pragma GCC unroll 4
+        for (int64_t i = 0; i < kAtOnce; ++i)
+          _mm512_store_si512(to + i * step + r * 64, _mm512_loadu_si512(from + i * 64));
+    }
   }
-  for (int64_t chunk = whole; chunk < last_chunk; ++chunk)
-    copy_tile(task, matrix, output, chunk * kTileInputs, to + (chunk - first_chunk) * step);
+  for (; chunk < chunks; ++chunk, to += step) copy_tile(task, matrix, output, chunk * kTileInputs, to);
 }
 
-// A slice of the panel, two tiles side by side: [pair][chunk][2]. A pair are 16 outputs and the next 16; or with `up` the same
-// 16 outputs of both matrices.
-inline void copy_slice(const TileLinearTask& task, int64_t first_chunk, int64_t last_chunk, std::byte* to) {
+// The panel, two tiles side by side: [pair][chunk][2]. A pair are 16 outputs and the next 16; or with `up` the same 16 outputs of
+// both matrices.
+inline void copy_panel(const TileLinearTask& task, std::byte* to) {
   const bool gated = task.up != nullptr;
   for (int64_t output = 0; output < task.outputs; output += gated ? kTileRows : 2 * kTileRows) {
     const int64_t tiles = gated || task.outputs - output > kTileRows ? 2 : 1;
-    copy_tiles(task, task.weight, output, first_chunk, last_chunk, to, tiles * kTileBytes);
+    copy_tiles(task, task.weight, output, to, tiles * kTileBytes);
     if (tiles == 2)
-      copy_tiles(task, gated ? task.up : task.weight, gated ? output : output + kTileRows, first_chunk,
-                 last_chunk, to + kTileBytes, tiles * kTileBytes);
-    to += tiles * (last_chunk - first_chunk) * kTileBytes;
+      copy_tiles(task, gated ? task.up : task.weight, gated ? output : output + kTileRows, to + kTileBytes,
+                 tiles * kTileBytes);
+    to += tiles * packed_chunks(task.k) * kTileBytes;
   }
 }
 
-// Rows [row, row + rows), all outputs.
-inline void many_rows(const TileLinearTask& task, int64_t row, int64_t rows) {
+void many_rows(const TileLinearTask& task) {
+  const bool gated = task.up != nullptr;
   const int64_t chunks = packed_chunks(task.k), x_group = chunks * kTileBytes;
-  const int64_t groups = (rows + kTileRows - 1) / kTileRows,
-                tiles = (task.outputs + kTileRows - 1) / kTileRows * (task.up != nullptr ? 2 : 1);
-  constexpr int64_t kSliceChunks = kTileSlice / kTileInputs;
+  const int64_t groups = (task.rows + kTileRows - 1) / kTileRows,
+                tiles = (task.outputs + kTileRows - 1) / kTileRows * (gated ? 2 : 1);
   std::byte* const panel = task.scratch;
-  auto* const all_sums = reinterpret_cast<float*>(task.scratch + tiles * kSliceChunks * kTileBytes);
-  for (int64_t first = 0; first < chunks; first += kSliceChunks) {
-    const int64_t last = at_most(first + kSliceChunks, chunks);
-    copy_slice(task, first, last, panel);
-    float* sums = all_sums;
-    for (int64_t g = 0; g < groups; g += 3) {
-      const std::byte* const x = task.x + (row / kTileRows + g) * x_group + first * kTileBytes;
-      const int64_t next_lines = at_most(3, groups - g - 3) * kTileBytes / 64;  // per chunk of the slice
-      Ahead next{.group = x + 3 * x_group,
-                 .stride = x_group,
-                 .lines = (last - first) * kTileBytes / 64,
-                 .per_chunk = (at_least(next_lines, 0) + (tiles + 1) / 2 - 1) / ((tiles + 1) / 2)};
-      const std::byte* weight = panel;
-      for (int64_t t = 0; t < tiles; t += 2) {
-        const int64_t m = at_most(2, tiles - t), n = at_most(3, groups - g);
-        constexpr decltype(&block<1, 1>) kBlocks[] = {block<1, 1>, block<1, 2>, block<1, 3>,
-                                                      block<2, 1>, block<2, 2>, block<2, 3>};
-        kBlocks[3 * (m - 1) + n - 1](weight, x, x_group, last - first, first > 0, next, sums);
-        if (last == chunks) {
-          if (task.up != nullptr) gate(sums, sums + 3 * kSums, n * kSums);
-          for (int64_t i = 0; i < (task.up != nullptr ? 1 : m); ++i) {
-            const int64_t output = task.up != nullptr ? t / 2 * kTileRows : (t + i) * kTileRows;
-            for (int64_t j = 0; j < n; ++j)
-              write(task, sums + (3 * i + j) * kSums, row + (g + j) * kTileRows,
-                    at_most(kTileRows, rows - (g + j) * kTileRows), output,
-                    at_most(kTileRows, task.outputs - output));
-          }
-        }
-        weight += m * (last - first) * kTileBytes;
-        if (chunks > kSliceChunks) sums += 6 * kSums;  // to be resumed
-      }
+  auto* const sums = reinterpret_cast<float*>(panel + tiles * x_group);  // [pair][2][3]
+  copy_panel(task, panel);
+  for (int64_t g = 0; g < groups; g += 3) {
+    const int64_t n = at_most(3, groups - g);
+    const int64_t next_lines = at_least(at_most(3, groups - g - 3), 0) * x_group / 64,
+                  asks = (tiles + 1) / 2 * chunks;
+    Ahead next{task.x + (g + 3) * x_group, next_lines, (next_lines + asks - 1) / asks};
+    const std::byte* weight = panel;
+    for (int64_t t = 0; t < tiles; t += 2) {
+      const int64_t m = at_most(2, tiles - t);
+      constexpr decltype(&block<1, 1>) kBlocks[] = {block<1, 1>, block<1, 2>, block<1, 3>,
+                                                    block<2, 1>, block<2, 2>, block<2, 3>};
+      float* const own = sums + 3 * t * kSums;
+      kBlocks[3 * (m - 1) + n - 1](weight, task.x + g * x_group, x_group, chunks, next, own);
+      if (gated) gate(own, own + 3 * kSums, n * kSums);
+      weight += m * x_group;
     }
+    for (int64_t j = 0; j < n; ++j)
+      for (int64_t t = 0; t < tiles; t += gated ? 2 : 1)
+        write_out(task, sums + (3 * t + j) * kSums, (g + j) * kTileRows, (gated ? t / 2 : t) * kTileRows);
   }
 }
 
@@ -260,8 +255,7 @@ void tile_linear(const TileLinearTask& task) {
     constexpr decltype(&few_rows<1>) kFew[] = {few_rows<1>, few_rows<2>, few_rows<3>, few_rows<4>};
     kFew[(task.rows - 1) / kTileRows](task);
   } else {
-    for (int64_t row = 0; row < task.rows; row += kTileRowsAtOnce)
-      many_rows(task, row, at_most(kTileRowsAtOnce, task.rows - row));
+    many_rows(task);
   }
   release_tiles();
 }
