@@ -15,7 +15,7 @@ prompts of random ids, in every round others. Each row begins with a turn that d
     process     a whole process: start, load, 11 tokens of text, one token, exit (files in the page cache), and its peak memory
 
 What is missing is said, with the line that installs it, and its cells stay empty. Before each round other processes may use at
-most 5 % of one core, or it waits up to a minute; a round in which they used more is disturbed, and marked. --neighbour measures
+most 5 % of --threads cores, or it waits up to a minute; a round in which they used more is disturbed, and marked. --neighbour measures
 everything a second time in each round with a busy process pinned to one core. Engines run as they come; --option changes that,
 by their own names, but not in the C programs of the row process: libqwen:cpu_isa=avx512, llama.cpp:flash_attn_type=0 (a field of
 llama_context_params), openvino:KV_CACHE_PRECISION=f16, transformers:attn_implementation=eager.
@@ -45,7 +45,7 @@ from peer_table import OURS, neighbour_table, table, text_of
 
 ROWS = "prefill512,prefill2048,decode16,decode2048,streams1,streams4,streams16,process"
 DECODED, STREAM_PROMPT, STREAM_ANSWER = 33, 32, 24  # tokens
-MOST_OF_OTHERS = 0.05  # cores
+MOST_OF_OTHERS = 0.05  # of the cores that an engine computes on
 
 Call = tuple[int, int, int]  # prompts, tokens of each, tokens to generate
 Figures = dict[str, dict[str, float]]  # row -> engine -> value
@@ -118,8 +118,11 @@ def calls_of(rows: list[Row]) -> dict[Call, list[Row]]:
 class Run:
     """The engines and what was measured."""
 
-    def __init__(self, engines: list[Engine], vocabulary: int, neighbour: Child | None, patience: float) -> None:
+    def __init__(
+        self, engines: list[Engine], vocabulary: int, neighbour: Child | None, threads: int, patience: float
+    ) -> None:
         self.engines, self.vocabulary, self.neighbour, self.patience = engines, vocabulary, neighbour, patience
+        self.limit = MOST_OF_OTHERS * threads  # cores
         self.failures: dict[str, str] = {}
         self.records: list[dict[str, Any]] = []
         self.first_tokens: list[dict[str, Any]] = []
@@ -143,12 +146,12 @@ class Run:
                 answers[engine.name] = ask(engine)
             except PeerError as error:
                 self.without(engine, error)
-        self.first_tokens.append({name: answer.get("tokens", answer.get("token")) for name, answer in answers.items()})
+        self.first_tokens.append({name: answer["tokens"] for name, answer in answers.items()})
         return answers
 
     def round(self, ask: Callable[[Engine], dict[str, Any]], figures: Callable[[dict[str, Any]], Figures]) -> None:
         for neighbour in [None, self.neighbour] if self.neighbour else [None]:
-            before = wait_until_idle(self.own(), MOST_OF_OTHERS, self.patience)
+            before = wait_until_idle(self.own(), self.limit, self.patience)
             others = Others(self.own())
             with neighbour.running() if neighbour else contextlib.nullcontext():
                 found = figures(self.turns(ask))
@@ -157,9 +160,9 @@ class Run:
                 {
                     "figures": found,
                     "neighbour": neighbour is not None,
-                    "others_before": before,
-                    "others_during": during,
-                    "disturbed": max(before, during) > MOST_OF_OTHERS,
+                    "other_cores_before": before,
+                    "other_cores_during": during,
+                    "disturbed": max(before, during) > self.limit,
                 }
             )
 
@@ -255,7 +258,7 @@ def start(run: Run, stack: contextlib.ExitStack) -> dict[str, dict[str, Any]]:
 
 
 def report(figures: dict[str, Any], peers: list[str], markdown: bool) -> None:
-    records, bandwidth, turns = figures["records"], figures["read_bandwidth_gb_per_s"], figures["first_tokens"]
+    records, bandwidth = figures["records"], figures["read_bandwidth_gb_per_s"]
     print(
         f"{figures['checkpoint']}, {figures['threads']} threads, median (min to max), tokens/s where nothing else is said"
     )
@@ -267,11 +270,12 @@ def report(figures: dict[str, Any], peers: list[str], markdown: bool) -> None:
     for name, said in figures["engines"].items():
         idle, peak = 100 * said["idle_cores"], said.get("peak_mb", float("nan"))
         print(f"{name}: {said['settings']}; {idle:.0f} % of a core while idle, peak {peak:.0f} MB")
-    same = sum(len({json.dumps(tokens) for tokens in turn.values()}) == 1 for turn in turns)
-    print(f"first tokens: all engines chose the same ones in {same} of {len(turns)} turns")
+    prompts = [chosen for turn in figures["first_tokens"] for chosen in zip(*turn.values(), strict=True)]
+    same = sum(len(set(chosen)) == 1 for chosen in prompts)
+    print(f"first tokens: all engines chose the same one behind {same} of {len(prompts)} prompts")
     print(f"read bandwidth {bandwidth['before']} GB/s before, {bandwidth['after']} GB/s after")
     print(
-        f"other processes used up to {100 * max(record['others_during'] for record in records):.0f} % of a core during a round"
+        f"other processes used up to {100 * max(record['other_cores_during'] for record in records):.0f} % of a core during a round"
     )
 
 
@@ -290,7 +294,9 @@ def main() -> None:
         neighbour = busy_neighbour(max(os.sched_getaffinity(0))) if arguments.neighbour else None
         if neighbour:
             stack.callback(neighbour.end)
-        run = Run(engines, config.get("text_config", config)["vocab_size"], neighbour, arguments.patience)
+        run = Run(
+            engines, config.get("text_config", config)["vocab_size"], neighbour, arguments.threads, arguments.patience
+        )
         said = start(run, stack) if calls else {}
         for call, rows in calls.items():
             run.call(call, rows, arguments.rounds)

@@ -34,7 +34,7 @@ class Peer:
 
 PEERS = {
     "llama.cpp": Peer(
-        "llama_cpp", "CC=clang CXX=clang++ pip install --no-binary llama-cpp-python llama-cpp-python==0.3.36"
+        "llama_cpp", "CC=clang-19 CXX=clang++-19 pip install --no-binary llama-cpp-python llama-cpp-python==0.3.36"
     ),
     "transformers": Peer("transformers", "pip install torch==2.13.0 'transformers==5.18.*'"),
     "openvino": Peer(
@@ -146,7 +146,7 @@ def package_folder(python: str, module: str) -> Path:
     """Of a module that a Python can import. Raises PeerError if it cannot."""
     code = f"import importlib.util as u; s = u.find_spec({module!r}); print(s.origin if s else '')"
     try:
-        done = subprocess.run([python, "-c", code], capture_output=True, text=True)
+        done = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd="/")  # no checkout is a package
     except OSError as error:
         raise PeerError(f"{python} does not run: {error}") from None
     if not done.stdout.strip():

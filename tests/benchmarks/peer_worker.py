@@ -189,7 +189,7 @@ class Transformers:
         ids = tokenizer(text).input_ids
         token = self.generate([ids], 1)["tokens"][0]
         tokenizer.decode([token])
-        return {"prompt_tokens": len(ids), "token": token}
+        return {"prompt_tokens": len(ids), "tokens": [token]}
 
 
 class OpenVino:
@@ -238,7 +238,7 @@ class OpenVino:
         inputs = tokenizer.encode(text)
         token = self.run(inputs, 1)[0].tokens[0][0]
         tokenizer.decode([token])
-        return {"prompt_tokens": inputs.input_ids.shape[1], "token": token}
+        return {"prompt_tokens": inputs.input_ids.shape[1], "tokens": [token]}
 
 
 ENGINES: dict[str, Any] = {

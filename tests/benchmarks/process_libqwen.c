@@ -32,7 +32,7 @@ int main(int argc, char **argv) {
   if (failed)
     fprintf(stderr, "%s: %s\n", qwen_status_name(qwen_error_code(error)), qwen_error_message(error));
   else
-    printf("{\"prompt_tokens\": %lld, \"token\": %d}\n", (long long)stats.prompt_tokens, choice.token_ids[0]);
+    printf("{\"prompt_tokens\": %lld, \"tokens\": [%d]}\n", (long long)stats.prompt_tokens, choice.token_ids[0]);
 
   qwen_error_free(error);
   qwen_result_free(result);

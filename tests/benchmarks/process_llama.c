@@ -40,7 +40,7 @@ int main(int argc, char **argv) {
   const int32_t token = likeliest(llama_get_logits_ith(context, -1), llama_vocab_n_tokens(vocabulary));
   char piece[256];
   if (llama_token_to_piece(vocabulary, token, piece, sizeof piece, 0, true) < 0) return fputs("no text\n", stderr), 1;
-  printf("{\"prompt_tokens\": %d, \"token\": %d}\n", count, token);
+  printf("{\"prompt_tokens\": %d, \"tokens\": [%d]}\n", count, token);
 
   llama_free(context);
   llama_model_free(model);
