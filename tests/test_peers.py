@@ -219,6 +219,14 @@ def test_a_missing_module_or_python_is_named(engines: ModuleType) -> None:
         engines.package_folder("/no/such/python", "json")
 
 
+def test_without_libqwen_there_is_nothing_to_compare(
+    peers: ModuleType, engines: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with pytest.raises(SystemExit, match="/no/such/python does not run"):
+        peers.found_engines(peers.arguments_of(["--peers", ""]), tmp_path, None)
+
+
 def test_a_process_that_fails_says_why(engines: ModuleType) -> None:
     with pytest.raises(engines.PeerError, match="(?s)ended with 3: .*out of luck"):
         engines.whole_process([sys.executable, "-c", "import sys; print('out of luck', file=sys.stderr); sys.exit(3)"])

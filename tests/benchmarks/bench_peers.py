@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import json
 import os
 import random
@@ -234,7 +233,10 @@ def found_engines(arguments: argparse.Namespace, folder: Path, programs: Path | 
         options = [option for engine, option in arguments.option if engine == name]
         return Engine.find(name, python, folder, arguments.threads, options, programs)
 
-    engines = [find(OURS, sys.executable)]
+    try:
+        engines = [find(OURS, sys.executable)]
+    except PeerError as error:
+        sys.exit(str(error))
     for name in arguments.peers:
         try:
             engines.append(find(name, arguments.pythons[name]))
@@ -321,5 +323,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    importlib.util.find_spec("qwen_ffi") or sys.exit("qwen_ffi is not installed for this Python: pip install .")
     main()
