@@ -138,12 +138,12 @@ def test_a_cell_without_a_figure_is_empty(peers: ModuleType) -> None:
 def test_a_busy_neighbour_is_compared_round_by_round_and_a_loss_is_below_one(peers: ModuleType) -> None:
     records = [
         record(decode16={"libqwen": 10.0}, **{"process, s": {"libqwen": 0.5}}),
-        record(decode16={"libqwen": 5.0}, neighbour=True, **{"process, s": {"libqwen": 2.0}}),
+        record(decode16={"libqwen": 5.0}, neighbour=True, disturbed=True, **{"process, s": {"libqwen": 2.0}}),
     ]
     assert peers.neighbour_table(records, ["libqwen"]) == [
         ["with a busy neighbour", "libqwen"],
-        ["decode16", "0.50 (0.50 to 0.50)"],
-        ["process, s", "0.25 (0.25 to 0.25)"],
+        ["decode16 (1 of 2 rounds disturbed)", "0.50 (0.50 to 0.50)"],
+        ["process, s (1 of 2 rounds disturbed)", "0.25 (0.25 to 0.25)"],
     ]
     assert peers.table(records, [])[1] == ["decode16", "10.0 (10.0 to 10.0)"]  # without it only
 

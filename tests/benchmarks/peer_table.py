@@ -47,15 +47,23 @@ def cell(values: list[float]) -> str:
     return f"{number(found['median'])} ({number(found['min'])} to {number(found['max'])})"
 
 
+def of_each_row(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    rows = dict.fromkeys(row for record in records for row in record["figures"])
+    return {row: [record for record in records if row in record["figures"]] for row in rows}
+
+
+def marked(row: str, records: list[dict[str, Any]]) -> str:
+    disturbed = sum(record["disturbed"] for record in records)
+    return row + (f" ({disturbed} of {len(records)} rounds disturbed)" if disturbed else "")
+
+
 def table(records: list[dict[str, Any]], peers: list[str]) -> list[list[str]]:
     """A row for each figure: of every engine, then ours to every peer. A cell without a figure is empty."""
     alone = [record for record in records if not record["neighbour"]]
     lines = [["", OURS, *peers, *(f"ours / {peer}" for peer in peers)]]
-    for row in dict.fromkeys(row for record in alone for row in record["figures"]):
-        mine = [record for record in alone if row in record["figures"]]
-        marked = sum(record["disturbed"] for record in mine)
-        line = [row + (f" ({marked} of {len(mine)} rounds disturbed)" if marked else "")]
-        line += [cell([r["figures"][row][e] for r in mine if e in r["figures"][row]]) for e in (OURS, *peers)]
+    for row, mine in of_each_row(alone).items():
+        values = [[r["figures"][row][engine] for r in mine if engine in r["figures"][row]] for engine in (OURS, *peers)]
+        line = [marked(row, mine), *map(cell, values)]
         for peer in peers:
             found = ratios(row, mine, peer)
             line.append(number(statistics.median(found)) if found else "")
@@ -65,8 +73,8 @@ def table(records: list[dict[str, Any]], peers: list[str]) -> list[list[str]]:
 
 def neighbour_table(records: list[dict[str, Any]], engines: list[str]) -> list[list[str]]:
     lines = [["with a busy neighbour", *engines]]
-    for row in dict.fromkeys(row for record in records for row in record["figures"]):
-        lines.append([row, *(cell(neighbour_ratios(row, records, engine)) for engine in engines)])
+    for row, mine in of_each_row(records).items():
+        lines.append([marked(row, mine), *(cell(neighbour_ratios(row, mine, engine)) for engine in engines)])
     return lines
 
 
