@@ -10,23 +10,16 @@ Let nothing else run beside it.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import random
-import shutil
-import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from qwen_ffi import QwenInferenceSession, RequestStats, build_info
+from bench_common import CACHE, CONFIG, checkpoint, read_bandwidth, spread, tokens
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+from qwen_ffi import QwenInferenceSession, RequestStats, build_info
 
 
 def memory() -> dict[str, float]:
@@ -35,40 +28,10 @@ def memory() -> dict[str, float]:
     return {key: int(lines[key].split()[0]) / 1e3 for key in ("RssAnon", "RssFile")}
 
 
-def read_bandwidth(threads: int, mebibytes: int = 512) -> float | None:
-    """GB/s that `threads` threads read together; None without a C compiler."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder) / "read_bandwidth"
-        source = HERE / "read_bandwidth.c"
-        subprocess.run([compiler, "-O3", "-march=native", source, "-lpthread", "-o", program], check=True)
-        run = [program, str(threads), str(mebibytes // threads)]
-        return float(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
-
-
-def checkpoint(cache: Path, config_file: Path) -> Path:
-    """The random checkpoint of a config.json, made if it is not there yet."""
-    folder = cache / config_file.name.removesuffix(".config.json")
-    if not (folder / "config.json").is_file():  # written last
-        spec = importlib.util.spec_from_file_location("random_checkpoint", HERE / "random_checkpoint.py")
-        assert spec is not None
-        assert spec.loader is not None
-        maker = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(maker)
-        print(f"making {folder} …", file=sys.stderr)
-        shared = Path(os.environ.get("QWEN_SHARED", ROOT.parent / "shared")) / "qwen-tokenizer"
-        tokenizer = next((entry for entry in (shared, ROOT / "qwen_ffi" / "demo_model") if entry.is_dir()), None)
-        maker.make_checkpoint(folder, json.loads(config_file.read_text()), tokenizer)
-    return folder
-
-
 def request_stats(session: QwenInferenceSession, prompt: int, answer: int, seed: int) -> RequestStats:
     """Of one answer to a prompt of random tokens (never the same, so that no prefix can have been kept)."""
-    draw = random.Random(seed)
-    tokens = [draw.randrange(session.info.vocab_size // 2) for _ in range(prompt)]
-    return session.complete_ids(tokens, temperature=0, max_tokens=answer, ignore_eos=True).stats
+    ids = tokens(prompt, session.info.vocab_size, random.Random(seed))
+    return session.complete_ids(ids, temperature=0, max_tokens=answer, ignore_eos=True).stats
 
 
 def measure(folder: Path, threads: int, runs: int, depths: list[int], prefill: int, answer: int) -> dict[str, Any]:
@@ -97,14 +60,10 @@ def measure(folder: Path, threads: int, runs: int, depths: list[int], prefill: i
     return figures
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, default=HERE / "data" / "Qwen3-0.6B.config.json")
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "qwen-ffi-benchmarks")
+    parser.add_argument("--config", type=Path, default=CONFIG)
+    parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--prefill", type=int, default=512, help="tokens of the prompt whose speed is measured")

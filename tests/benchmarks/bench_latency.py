@@ -17,8 +17,7 @@ import threading
 import time
 from pathlib import Path
 
-from bench_generate import HERE, checkpoint
-from bench_throughput import tokens
+from bench_common import CACHE, CONFIG, checkpoint, tokens
 
 from qwen_ffi import QwenInferenceSession, StepTrace
 
@@ -65,8 +64,8 @@ def beside(session: QwenInferenceSession, prompt: list[int], streams: list[list[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, default=HERE / "data" / "Qwen3-0.6B.config.json")
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "qwen-ffi-benchmarks")
+    parser.add_argument("--config", type=Path, default=CONFIG)
+    parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--streams", type=int, default=8)
     parser.add_argument("--prompt", type=int, default=4000)

@@ -6,7 +6,7 @@ For benchmarks (llama.cpp then computes the very same model) and for the tests o
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,7 @@ HYBRID_NAMES = {
 Writer = Any  # gguf.GGUFWriter, which has no types
 # (name in the file, its float32 values) -> the type and the bytes to write, rows last.
 Pack = Callable[[str, Any], tuple[Any, Any]]
+Tensors = Iterator[tuple[str, Any]]
 
 
 def gguf_name(name: str, names: dict[str, str] = NAMES) -> str:
@@ -134,9 +135,8 @@ def ungrouped(values: Any, text: dict[str, Any]) -> tuple[Any, Any]:
     return np.concatenate([q, k, v]), z
 
 
-def hybrid_tensors(published: dict[str, Any], text: dict[str, Any], grouped: bool) -> dict[str, Any]:
-    """Published names -> float32 arrays as llama.cpp's converter changes them; the MTP head as one more layer."""
-    found = {}
+def hybrid_tensors(published: dict[str, Any], text: dict[str, Any], grouped: bool) -> Tensors:
+    """Published names and float32 arrays as llama.cpp's converter changes them; the MTP head as one more layer."""
     for full, tensor in published.items():
         name = full.replace("model.language_model.", "model.")
         values = float32(tensor)
@@ -155,38 +155,38 @@ def hybrid_tensors(published: dict[str, Any], text: dict[str, Any], grouped: boo
             values = -np.exp(values)
         if name.endswith("in_proj_qkvz.weight"):
             base = name.removesuffix("qkvz.weight")
-            found[f"{base}qkv.weight"], found[f"{base}z.weight"] = ungrouped(values, text)
+            qkv, z = ungrouped(values, text)
+            yield f"{base}qkv.weight", qkv
+            yield f"{base}z.weight", z
         elif name.endswith(".experts.gate_up_proj"):
             base = name.removesuffix("gate_up_proj")
-            found[f"{base}gate_proj.weight"], found[f"{base}up_proj.weight"] = np.split(values, 2, axis=1)
+            gate, up = np.split(values, 2, axis=1)
+            yield f"{base}gate_proj.weight", gate
+            yield f"{base}up_proj.weight", up
         elif name.endswith(".experts.down_proj"):
-            found[f"{name}.weight"] = values
+            yield f"{name}.weight", values
         else:
-            found[name.replace("dt_bias", "dt.bias")] = values.squeeze(1) if "conv1d" in name else values
-    return found
+            yield name.replace("dt_bias", "dt.bias"), values.squeeze(1) if "conv1d" in name else values
 
 
-def tensors_of(checkpoint: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """Names as in GGUF -> float32 arrays, experts stacked."""
-    published = read_safetensors(checkpoint / "model.safetensors")
+def tensors_of(published: dict[str, Any], config: dict[str, Any]) -> Tensors:
+    """Names as in GGUF and float32 arrays, experts stacked; one after the other, as all together may be more than there is memory."""
     text = config.get("text_config", config)
-    names = NAMES
+    bare = "" if any("embed_tokens" in name and name.startswith("model.") for name in published) else "model."
+    names, tensors = NAMES, iter(published.items())  # bare: as Qwen3-Embedding's files are
     if "linear_num_key_heads" in text:
-        published, names = hybrid_tensors(published, text, config["model_type"] == "qwen3_next"), HYBRID_NAMES
-    bare = "" if "model.embed_tokens.weight" in published else "model."  # as Qwen3-Embedding's files are
+        tensors, names = hybrid_tensors(published, text, config["model_type"] == "qwen3_next"), HYBRID_NAMES
     stacks: dict[str, dict[int, Any]] = {}
-    found = {}
-    for name, tensor in published.items():
+    for name, tensor in tensors:
         name = bare + name
         before, _, rest = name.partition(".mlp.experts.")
         expert, _, part = rest.partition(".")
         if expert.isdigit():
-            stacks.setdefault(f"{before}.mlp.experts.{part}", {})[int(expert)] = float32(tensor)
+            stacks.setdefault(f"{before}.mlp.experts.{part}", {})[int(expert)] = tensor
         else:
-            found[gguf_name(name, names)] = float32(tensor)
+            yield gguf_name(name, names), float32(tensor)
     for name, experts in stacks.items():
-        found[gguf_name(name, names)] = np.stack([experts[number] for number in sorted(experts)])
-    return found
+        yield gguf_name(name, names), np.stack([float32(experts[number]) for number in sorted(experts)])
 
 
 def add_hybrid(writer: Writer, config: dict[str, Any], rope: dict[str, Any], mtp_layers: int) -> None:
@@ -287,15 +287,15 @@ def make_gguf(
     architecture = ARCHITECTURES[config["model_type"]]
     writer = gguf.GGUFWriter(str(partial), architecture, split_max_tensors=split_max_tensors)
     text = config.get("text_config", config)
-    tensors = tensors_of(checkpoint, config)
-    add_config(writer, text, int(any(".nextn." in name for name in tensors)))
+    published = read_safetensors(checkpoint / "model.safetensors")
+    add_config(writer, text, int(any(name.startswith("mtp.") for name in published)))
     if dtype == "BF16":
         writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
     if (checkpoint / "tokenizer.json").is_file():
         add_tokenizer(writer, checkpoint, text)
     else:
         writer.add_tokenizer_model("no_vocab")
-    for name, values in tensors.items():
+    for name, values in tensors_of(published, config):
         if name.endswith("ffn_gate_inp_shexp.weight"):
             values = values.reshape(-1)
         if values.ndim == 1 or ".ffn_gate_inp." in name or ".ssm_conv1d." in name:
