@@ -59,7 +59,8 @@ KEYS = {
     "generate": {"text", "reasoning", "token_ids", "logprobs", "finish_reason", "stats"},
     "info": {"architecture", "path", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"}
     | {"num_key_value_heads", "head_dim", "context_length", "parameters", "weight_bytes", "has_tokenizer"}
-    | {"has_chat_template"},
+    | {"has_chat_template", "active_parameters", "active_weight_bytes", "active_expert_bytes", "num_experts"}
+    | {"num_experts_per_tok", "cache_token_bytes", "window_token_bytes", "window_tokens", "state_bytes"},
     "version": {"version", "abi", "compiler", "backends", "cpu_isa", "library"},
     "doctor": {"checks", "ok"},
 }
