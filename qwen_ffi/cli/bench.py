@@ -11,6 +11,7 @@ import datetime
 import platform
 import sys
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from .._options import OptionScope
@@ -22,7 +23,7 @@ from .bench_limits import Machine, Neighbours, doubts, faster, limit, measure_ma
 from .bench_matrix import STREAM_ANSWER, STREAM_PROMPT, Bench, Cell
 from .bench_roofline import roofline
 from .flags import MODEL, add_flags, flag_values
-from .machine import cpu_name
+from .machine import cpu_name, resident_memory
 from .progress import Progress
 
 PROMPT, DEPTH, STREAMS = (512, 2048), (16, 2048), (1, 2, 4, 8, 16)
@@ -33,7 +34,7 @@ not given, what is longer than the model's context is left out.
 The limit is what this machine's memory and arithmetic allow, measured in the same run; "memory" or "arithmetic" is which of them binds. \
 What makes figures doubtful (the machine changed meanwhile, others used it) is said below them, and "doubts" in the JSON is then not empty.
 --format json prints library, date, machine (cpu, kernel, threads, level, dtype, read_bytes_per_second, flops_per_second) and models, each \
-with name, path, architecture, weight_bytes, dtype, before, after, other_cores, doubts, left_out, and rows (kind, size, name, tokens_per_second, \
+with name, path, architecture, weight_bytes, dtype, open_seconds, own_bytes, mapped_bytes, before, after, other_cores, doubts, left_out, and rows (kind, size, name, tokens_per_second, \
 minimum, maximum, rates, bytes_per_token, flops_per_token, limit, bound, percent_of_limit). For example:
   qwen-ffi bench Qwen3-0.6B --prompt 512 --depth none --streams 1,16 --format markdown --roofline roofline.svg"""
 
@@ -94,11 +95,13 @@ def _measure(
 ) -> tuple[ModelReport, Machine]:
     """The report on one model, and the machine as it was afterwards."""
     progress(0, f"opening {path.name}")
-    neighbours = Neighbours()
+    neighbours, begin = Neighbours(), monotonic()
     bench = Bench(path, _cells(arguments), options, progress)
+    opened = monotonic() - begin
     try:
         figures = bench.run(arguments.repetitions, lambda fraction, cell: progress(fraction, f"{path.name}: {cell}"))
         info = bench.info
+        own, mapped = resident_memory()
     finally:
         bench.close()
     other_cores = neighbours.cores()
@@ -114,6 +117,9 @@ def _measure(
         architecture=info.architecture,
         weight_bytes=info.weight_bytes,
         dtype=before.dtype,
+        open_seconds=opened,
+        own_bytes=own,
+        mapped_bytes=mapped,
         before=before,
         after=after,
         other_cores=other_cores,

@@ -57,6 +57,9 @@ class ModelReport:
     architecture: str
     weight_bytes: int
     dtype: str
+    open_seconds: float
+    own_bytes: int  # resident memory of the process at the end, that is its own: caches, scratch, Python
+    mapped_bytes: int  # and that of files: weights
     before: Machine
     after: Machine
     other_cores: float | None  # that other processes used meanwhile; None: not known
@@ -96,6 +99,10 @@ class Report:
                     f"{model.name}: memory read at {scaled(machine.read_bytes_per_second, 'B/s')} {what}, "
                     f"arithmetic {scaled(machine.flops_per_second, 'FLOP/s')}"
                 )
+            yield (
+                f"{model.name}: opened in {model.open_seconds:.2f} s; resident at the end: {size(model.own_bytes)} of its own, "
+                f"{size(model.mapped_bytes)} of files"
+            )
             if model.left_out:
                 yield f"{model.name}: left out, longer than the context: {', '.join(model.left_out)}"
             for doubt in model.doubts:

@@ -267,6 +267,8 @@ def test_models_of_every_kind_on_this_machine(tiny_model: Path, capsys: pytest.C
     assert report["machine"]["threads"] == 2
     for model in report["models"]:
         assert model["weight_bytes"] > 0
+        assert 0 < model["open_seconds"] < 60
+        assert model["own_bytes"] > 2**20 and model["mapped_bytes"] > 2**20
         assert [row["name"] for row in model["rows"]] == NAMES
         for row in model["rows"]:
             assert len(row["rates"]) == 2
