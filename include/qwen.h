@@ -637,7 +637,7 @@ typedef struct qwen_machine {
 } qwen_machine;
 
 /* Measures this machine and blocks for it, with threads of its own: about 0.6 seconds. Takes memory meanwhile, a quarter of
- * what is free, but 512 MiB at most. Of the engine options threads, cpu_isa and dtype matter. What else runs on the machine
+ * what is free, 64 to 512 MiB. Of the engine options threads, cpu_isa and dtype matter. What else runs on the machine
  * lowers the figures, so measure with no request under way. Any thread. */
 QWEN_API int32_t qwen_measure_machine(const qwen_options *options, qwen_machine *machine, qwen_error **error);
 

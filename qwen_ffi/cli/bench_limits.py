@@ -6,7 +6,8 @@ the two binds. With the fields of ModelInfo (`qwen-ffi info`), for n sequences s
 
     weights(n)  = shared + experts (1 - (1 - k / E)^n)                   bytes, each read once per step
                   shared: active_weight_bytes - active_expert_bytes;  k, E: num_experts_per_tok, num_experts
-                  experts: active_expert_bytes E / k; the rest is how many of them n tokens are expected to choose
+                  experts: active_expert_bytes E / k; the rest is the part of them that n tokens are expected to choose, if all are
+                  chosen alike
     cache(c)    = c cache_token_bytes + min(c, window_tokens) window_token_bytes     bytes, behind c tokens
     attended(c) = 2 num_attention_heads / num_key_value_heads * elements of cache(c)      operations
     linear      = 6 elements of state_bytes: reading, correcting and asking the state                operations

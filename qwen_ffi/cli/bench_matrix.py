@@ -105,31 +105,31 @@ class Bench:
         turns = [(cell, turn) for turn in range(repetitions + 1) for cell in self._cells]
         for done, (cell, turn) in enumerate(turns):
             progress(done / len(turns), cell.name)
-            if turn == 0:
-                self._take(cell, 2)
-            else:
-                rates[cell].append(self._take(cell, cell.answer or STREAM_ANSWER))
+            rate = self._take(cell, warm=turn == 0)
+            if turn > 0:
+                rates[cell].append(rate)
         return [Figure(cell, tuple(rates[cell])) for cell in self._cells]
 
     def close(self) -> None:
         self._session.close()
 
-    def _take(self, cell: Cell, answer: int) -> float:
+    def _take(self, cell: Cell, warm: bool) -> float:
         if cell.kind == "prefill":
             stats = self._session.complete_ids(self._ids(cell.size, 0), temperature=0, max_tokens=1, ignore_eos=True).stats
             return cell.size / stats.prompt_seconds
-        if cell.kind == "decode":  # the first token comes with the prompt
-            return self._generate(cell, 1, cell.size, answer + 1)
-        return self._generate(cell, cell.size, STREAM_PROMPT, answer + 1)
+        prompt, answer = (STREAM_PROMPT, STREAM_ANSWER) if cell.kind == "streams" else (cell.size, cell.answer)
+        if warm:
+            prompt, answer = min(prompt, STREAM_PROMPT), 2
+        return self._generate(cell, prompt, answer + 1)  # the first token comes with the prompt
 
-    def _generate(self, cell: Cell, streams: int, prompt: int, answer: int) -> float:
+    def _generate(self, cell: Cell, prompt: int, answer: int) -> float:
         """Tokens per second of the steps in which every stream generates and no prompt is computed."""
         self._steps.clear()
         self._submitted.clear()
         try:
             running = [
                 self._session.stream_ids(self._ids(prompt, stream), temperature=0, max_tokens=answer, ignore_eos=True)
-                for stream in range(streams)
+                for stream in range(cell.streams)
             ]
         finally:
             self._submitted.set()
@@ -140,11 +140,11 @@ class Bench:
         for (before, _), (at, step) in zip(self._steps, self._steps[1:], strict=False):
             if step.preempted:
                 raise QwenValueError(f"{cell.name}: the cache is too small for them; give more --kv-cache-bytes")
-            if step.generate_rows == streams and step.prompt_rows == 0:
+            if step.generate_rows == cell.streams and step.prompt_rows == 0:
                 seconds, steps = seconds + at - before, steps + 1
         if steps == 0:
             raise QwenValueError(f"{cell.name}: they never ran all together; give more --max-batch-tokens")
-        return streams * steps / seconds
+        return cell.streams * steps / seconds
 
     def _ids(self, count: int, seed: int) -> list[int]:
         draw = random.Random(seed)

@@ -19,13 +19,14 @@ _RADIUS, _GAP = 5, 9  # of a point, and from its middle to its label
 _STYLE = """\
   text { font: 12px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; fill: #1f2328; }
   .title { font-size: 15px; font-weight: 600; }  .quiet { fill: #59636e; }
+  .doubt { fill: #d1242f; }
   .ground { fill: #ffffff; stroke: #d1d9e0; }  .grid { stroke: #e4e8ec; }  .lead { stroke: #a0a8b0; }
   .roof { stroke: #1f2328; stroke-width: 2.5; fill: none; }
   .prefill { fill: #bc4c00; }  .decode { fill: #0969da; }  .streams { fill: #1a7f37; }
   @media (prefers-color-scheme: dark) {
     text { fill: #f0f6fc; }  .quiet { fill: #9198a1; }
     .ground { fill: #0d1117; stroke: #3d444d; }  .grid { stroke: #22272e; }  .lead { stroke: #59636e; }
-    .roof { stroke: #f0f6fc; }
+    .roof { stroke: #f0f6fc; }  .doubt { fill: #ff7b72; }
     .prefill { fill: #f0883e; }  .decode { fill: #58a6ff; }  .streams { fill: #3fb950; }
   }"""
 
@@ -87,6 +88,7 @@ def roofline(report: Report) -> str:
     bandwidth, peak = report.machine.read_bytes_per_second, report.machine.flops_per_second
     plot = _Plot(points, peak / bandwidth, peak)
     names = ", ".join(model.name for model in report.models)
+    doubted = dict.fromkeys(doubt for model in report.models for doubt in model.doubts)  # above the slope, where no point can be
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}" role="img">',
         f"<title>{escape(f'{names} on {report.headline}')}</title>",
@@ -95,6 +97,7 @@ def roofline(report: Report) -> str:
         _text(_LEFT, 26, f"{names}: percent of what this machine allows", "title"),
         _text(_LEFT, 45, report.headline, "quiet"),
         *_axes(plot),
+        *(_text(_LEFT + 10, _TOP + 20 + 17 * i, f"Not to be trusted: {doubt}", "doubt") for i, doubt in enumerate(doubted)),
         *_roofs(plot, bandwidth, peak),
         *_points(plot, points, _roof_boxes(plot, bandwidth, peak)),
         "</svg>",

@@ -307,15 +307,17 @@ def test_csv(measured: list[Any], tiny_model: Path, capsys: pytest.CaptureFixtur
 
 
 def test_doubts_are_said_in_every_format(
-    monkeypatch: pytest.MonkeyPatch, measured: list[Any], tiny_model: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, measured: list[Any], tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(bench.Neighbours, "cores", lambda self: 1.5)
     said = "other processes used 1.50 of 2 cores meanwhile"
     for name in ("text", "markdown"):
         assert f"NOT TO BE TRUSTED: {said}" in shown(capsys, tiny_model, *SMALL, "--format", name)
-    assert json.loads(shown(capsys, tiny_model, *SMALL, "--format", "json"))["models"][0]["doubts"] == [said]
-    rows = csv.DictReader(io.StringIO(shown(capsys, tiny_model, *SMALL, "--format", "csv")))
+    assert json.loads(shown(capsys, tiny_model, *SMALL, "--json"))["models"][0]["doubts"] == [said]
+    out = tmp_path / "roofline.svg"
+    rows = csv.DictReader(io.StringIO(shown(capsys, tiny_model, *SMALL, "--format", "csv", "--roofline", out)))
     assert {row["trusted"] for row in rows} == {"0"}
+    assert f"Not to be trusted: {said}" in out.read_text(encoding="utf-8")
 
 
 def test_the_picture_has_both_roofs_and_every_row(
