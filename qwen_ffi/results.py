@@ -183,6 +183,16 @@ class ModelInfo:
     weight_bytes: int  # of the tensors in use, as stored
     has_tokenizer: bool
     has_chat_template: bool
+    # What computing a token takes, with the dtype that the model was opened for:
+    active_parameters: int  # that it is multiplied with: all but tables of embeddings and experts it does not choose
+    active_weight_bytes: int  # theirs, as stored: what a step for one token reads
+    active_expert_bytes: int  # of these, the chosen experts', all layers
+    num_experts: int  # in a layer that is a mixture of experts; 0: none is
+    num_experts_per_tok: int  # that a token chooses there
+    cache_token_bytes: int  # keys and values of a token, in the layers that see all tokens before their own
+    window_token_bytes: int  # likewise, in the layers that see at most window_tokens of them
+    window_tokens: int  # the last ones, or those that an indexer picks; 0: there are no such layers
+    state_bytes: int  # of a sequence, in layers of linear attention
 
 
 @dataclass(frozen=True, slots=True)

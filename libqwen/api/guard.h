@@ -64,13 +64,18 @@ inline size_t copy_ids(const std::vector<int32_t>& from, int32_t* to, size_t cap
   return from.size();
 }
 
-// Hands a struct out in the size the caller knows.
 template <class Struct>
-void write_struct(Struct* out, Struct full, const char* name) {
+void check_struct(const Struct* out, const char* name) {
   require(out, name);
   if (out->struct_size < 2 * sizeof(uint32_t))
     fail(Status::invalid_argument, name, "->struct_size is ", out->struct_size, "; set it to sizeof(*", name,
          ") first");
+}
+
+// Hands a struct out in the size the caller knows.
+template <class Struct>
+void write_struct(Struct* out, Struct full, const char* name) {
+  check_struct(out, name);
   full.struct_size = out->struct_size;
   std::memcpy(out, &full, std::min<size_t>(out->struct_size, sizeof full));
 }

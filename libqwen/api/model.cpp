@@ -72,22 +72,34 @@ int32_t qwen_model_info_get(const qwen_model* model, qwen_model_info* info, qwen
   return api::guard(error, [&] {
     api::require(model, "model");
     const ModelConfig& config = model->loaded->model->config();
-    api::write_struct(info,
-                      {.struct_size = 0,
-                       .vocab_size = static_cast<int32_t>(config.vocab_size),
-                       .hidden_size = static_cast<int32_t>(config.hidden_size),
-                       .num_hidden_layers = static_cast<int32_t>(config.num_hidden_layers),
-                       .num_attention_heads = static_cast<int32_t>(config.num_attention_heads),
-                       .num_key_value_heads = static_cast<int32_t>(config.num_key_value_heads),
-                       .head_dim = static_cast<int32_t>(config.head_dim),
-                       .has_tokenizer = model->loaded->tokenizer != nullptr,
-                       .has_chat_template = model->loaded->has_chat_template(),
-                       .context_length = config.context_length(),
-                       .parameters = model->loaded->model->parameters(),
-                       .weight_bytes = static_cast<int64_t>(model->loaded->model->weight_bytes()),
-                       .architecture = config.architecture.c_str(),
-                       .path = model->loaded->path.c_str()},
-                      "info");
+    const ActiveWeights& active = model->loaded->model->active_weights();
+    const CacheReads cache = cache_reads(*model->loaded->model, model->loaded->precision);
+    api::write_struct(
+        info,
+        {.struct_size = 0,
+         .vocab_size = static_cast<int32_t>(config.vocab_size),
+         .hidden_size = static_cast<int32_t>(config.hidden_size),
+         .num_hidden_layers = static_cast<int32_t>(config.num_hidden_layers),
+         .num_attention_heads = static_cast<int32_t>(config.num_attention_heads),
+         .num_key_value_heads = static_cast<int32_t>(config.num_key_value_heads),
+         .head_dim = static_cast<int32_t>(config.head_dim),
+         .has_tokenizer = model->loaded->tokenizer != nullptr,
+         .has_chat_template = model->loaded->has_chat_template(),
+         .context_length = config.context_length(),
+         .parameters = model->loaded->model->parameters(),
+         .weight_bytes = static_cast<int64_t>(model->loaded->model->weight_bytes()),
+         .architecture = config.architecture.c_str(),
+         .path = model->loaded->path.c_str(),
+         .active_parameters = active.parameters,
+         .active_weight_bytes = active.bytes,
+         .active_expert_bytes = active.expert_bytes,
+         .num_experts = config.moe ? static_cast<int32_t>(config.moe->num_experts) : 0,
+         .num_experts_per_tok = config.moe ? static_cast<int32_t>(config.moe->num_experts_per_tok) : 0,
+         .cache_token_bytes = cache.token_bytes,
+         .window_token_bytes = cache.window_token_bytes,
+         .window_tokens = cache.window_tokens,
+         .state_bytes = cache.state_bytes},
+        "info");
   });
 }
 

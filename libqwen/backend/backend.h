@@ -285,6 +285,18 @@ struct CpuOptions {
   std::string isa;  // "", "portable", "avx2", "avx512": a level this machine lacks is Error unsupported
 };
 std::unique_ptr<Backend> create_cpu_backend(const CpuOptions& options);
+
+// How fast this machine is at what bounds a model: reading memory, and multiplying at the level and precision of the engine.
+struct MachineLimits {
+  int threads = 0;
+  std::string_view level;  // "amx"; static memory
+  Precision precision = Precision::bf16;
+  double read_bytes_per_second = 0;  // all threads together
+  double flops_per_second = 0;       // likewise; a multiplication with its addition is two
+  int64_t buffer_bytes = 0;          // what was read for it
+};
+// Measures for about half a second with threads of its own. Throws Error: those of the options; out_of_memory.
+MachineLimits measure_machine(const CpuOptions& options);
 // The levels this machine offers, lowest first: {"portable", "avx2", …}.
 std::vector<std::string> cpu_isa_levels();
 

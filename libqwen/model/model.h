@@ -25,6 +25,14 @@ struct Step {
   std::function<void(int64_t index, Rows hidden)> capture_hidden;
 };
 
+// What a token is multiplied with: all weights but tables of embeddings (a head that is one counts) and the experts that it
+// does not choose.
+struct ActiveWeights {
+  int64_t parameters = 0;
+  int64_t bytes = 0;         // as stored
+  int64_t expert_bytes = 0;  // of these, the chosen experts'
+};
+
 class Model {
  public:
   virtual ~Model() = default;
@@ -34,6 +42,7 @@ class Model {
   std::span<const LinearShape> linears() const { return linears_; }  // what adapters may change
   int64_t parameters() const { return parameters_; }
   size_t weight_bytes() const { return weight_bytes_; }
+  const ActiveWeights& active_weights() const { return active_weights_; }
   // false: an embedding model without lm_head; forward() then returns no logits.
   virtual bool has_head() const = 0;
 
@@ -53,7 +62,17 @@ class Model {
   std::vector<LinearShape> linears_;
   int64_t parameters_ = 0;
   size_t weight_bytes_ = 0;
+  ActiveWeights active_weights_;
 };
+
+// What a step reads of a sequence besides the weights, all layers of the decoder together.
+struct CacheReads {
+  int64_t token_bytes = 0;         // of every token before, in layers that see all of them
+  int64_t window_token_bytes = 0;  // likewise, in layers that see at most window_tokens of them
+  int64_t window_tokens = 0;
+  int64_t state_bytes = 0;  // of linear attention and convolutions
+};
+CacheReads cache_reads(const Model& model, Precision precision);
 
 // What of a checkpoint is loaded besides the decoder.
 struct ModelParts {

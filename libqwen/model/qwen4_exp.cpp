@@ -50,6 +50,7 @@ class Qwen4Exp final : public Model {
     linears_ = loader.linears();
     parameters_ = loader.parameters();
     weight_bytes_ = loader.bytes();
+    active_weights_ = loader.active(config);
   }
 
   bool has_head() const override { return lm_head_ != nullptr; }

@@ -45,10 +45,12 @@ WeightPtr WeightLoader::convolution(std::string_view name, int64_t channels, int
 WeightPtr WeightLoader::stacked(std::string_view name, const StackPart& part) {
   const std::string full = cat(prefix_, name);
   if (part.transposed)
-    return load(stack_columns(find(full, {part.count, part.in, part.rows}, WeightUse::transposed_matrix),
+    return load(name,
+                stack_columns(find(full, {part.count, part.in, part.rows}, WeightUse::transposed_matrix),
                               part.index, part.first, part.out),
                 WeightUse::transposed_matrix);
-  return load(stack_rows(find(full, {part.count, part.rows, part.in}, WeightUse::transposed_matrix),
+  return load(name,
+              stack_rows(find(full, {part.count, part.rows, part.in}, WeightUse::transposed_matrix),
                          part.index, part.first, part.out),
               WeightUse::matrix);
 }
@@ -87,16 +89,41 @@ std::string WeightLoader::head_name() const {
   return "lm_head.weight";
 }
 
-void WeightLoader::count(int64_t parameters, size_t bytes) {
+// name: with or without the prefix.
+void WeightLoader::count(std::string_view name, int64_t parameters, size_t bytes) {
   parameters_ += parameters;
   bytes_ += bytes;
+  const auto within = [&](std::string_view part) { return name.find(part) != std::string_view::npos; };
+  Part* const part = beside_                             ? &outside_
+                     : within("embed_tokens.")           ? &embeddings_
+                     : within(".ngram_embedding.shard_") ? &other_tables_
+                     : within(".mlp.experts.")           ? &experts_
+                                                         : nullptr;
+  if (!part) return;
+  part->parameters += parameters;
+  part->bytes += static_cast<int64_t>(bytes);
+}
+
+ActiveWeights WeightLoader::active(const ModelConfig& config) const {
+  const auto chosen = [&](int64_t all) {
+    return config.moe ? all / config.moe->num_experts * config.moe->num_experts_per_tok : 0;
+  };
+  ActiveWeights active{.parameters = parameters_ + chosen(experts_.parameters),
+                       .bytes = static_cast<int64_t>(bytes_) + chosen(experts_.bytes),
+                       .expert_bytes = chosen(experts_.bytes)};
+  for (const Part& part :
+       {config.tie_word_embeddings ? Part{} : embeddings_, other_tables_, experts_, outside_}) {
+    active.parameters -= part.parameters;
+    active.bytes -= part.bytes;
+  }
+  return active;
 }
 
 WeightPtr WeightLoader::load_matrix(const std::string& name, int64_t out, int64_t in) {
   if (!quantization_) return load(name, {out, in}, WeightUse::matrix);
   const auto quantized = find_quantized(source_, *quantization_, name, out, in);
   if (!quantized) return load(name, {out, in}, WeightUse::matrix);
-  count(out * in, quantized->bytes());
+  count(name, out * in, quantized->bytes());
   WeightPtr weight = backend_ ? backend_->load(*quantized) : nullptr;
   if (progress_) progress_(quantized->bytes());
   return weight;
@@ -135,16 +162,16 @@ const TensorView& WeightLoader::find(const std::string& name, const std::vector<
 }
 
 WeightPtr WeightLoader::load(const std::string& name, std::vector<int64_t> shape, WeightUse use) {
-  return load(find(name, shape, use), use);
+  return load(name, find(name, shape, use), use);
 }
 
-WeightPtr WeightLoader::load(const TensorView& tensor, WeightUse use) {
+WeightPtr WeightLoader::load(std::string_view name, const TensorView& tensor, WeightUse use) {
   int64_t elements = 1;
   for (const int64_t size : tensor.shape) elements *= size;
   // Of a part of a wider matrix its own bytes, not those it spans.
   const size_t bytes =
       tensor.row_stride > 0 ? static_cast<size_t>(elements) * dtype_size(tensor.dtype) : tensor.bytes;
-  count(elements, bytes);
+  count(name, elements, bytes);
   WeightPtr weight = backend_ ? backend_->load(tensor, use) : nullptr;
   if (progress_) progress_(bytes);
   return weight;

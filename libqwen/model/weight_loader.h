@@ -81,16 +81,18 @@ class WeightLoader {
   int64_t parameters() const { return parameters_; }
   // As stored.
   size_t bytes() const { return bytes_; }
+  // Of those, what computing a token takes; nothing that stands beside the decoder but its head.
+  ActiveWeights active(const ModelConfig& config) const;
 
  private:
   WeightPtr load_matrix(const std::string& name, int64_t out, int64_t in);
   const TensorView& find_shape(const std::string& name, const std::vector<int64_t>& shape) const;
   const TensorView& find(const std::string& name, const std::vector<int64_t>& shape, WeightUse use) const;
   WeightPtr load(const std::string& name, std::vector<int64_t> shape, WeightUse use);
-  WeightPtr load(const TensorView& tensor, WeightUse use);
+  WeightPtr load(std::string_view name, const TensorView& tensor, WeightUse use);
   std::string head_name() const;
   std::string missing_hint(const std::string& name) const;
-  void count(int64_t parameters, size_t bytes);
+  void count(std::string_view name, int64_t parameters, size_t bytes);
 
   const TensorSource& source_;
   std::optional<QuantizationConfig> quantization_;
@@ -101,6 +103,11 @@ class WeightLoader {
   std::vector<LinearShape> linears_;
   int64_t parameters_ = 0;
   size_t bytes_ = 0;
+  // Parts of these that not every token is multiplied with.
+  struct Part {
+    int64_t parameters = 0, bytes = 0;
+  };
+  Part embeddings_, other_tables_, experts_, outside_;
 };
 
 }  // namespace qwen

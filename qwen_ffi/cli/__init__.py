@@ -22,6 +22,7 @@ COMMANDS = {
     "embed": "turn texts into vectors",
     "rerank": "judge how well documents answer a query",
     "doctor": "check this machine, and a model, and say what to do",
+    "bench": "measure tokens per second, and what this machine allows",
     "info": "show what a checkpoint is",
     "tokenize": "show the token ids of a text",
     "validate": "compare the numbers of checkpoints with stored reference outputs",

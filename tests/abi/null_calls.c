@@ -132,6 +132,20 @@ static void tokenizer_calls(void) {
   TRUE(qwen_tokenizer_token_id(NULL, "x", 1) == -1);
 }
 
+static void machine_calls(void) {
+  qwen_machine machine = {.struct_size = sizeof machine, .threads = 77};
+  qwen_machine unsized = {.struct_size = 0};
+  qwen_options *wrong = NULL;
+
+  REFUSED(INVALID_ARGUMENT, qwen_measure_machine(NULL, NULL, E));
+  REFUSED(INVALID_ARGUMENT, qwen_measure_machine(NULL, &unsized, E));
+  TRUE(qwen_options_new(&wrong, NULL) == QWEN_OK);
+  TRUE(qwen_options_set_i64(wrong, "max_tokens", 5, NULL) == QWEN_OK); /* a request's */
+  REFUSED(INVALID_ARGUMENT, qwen_measure_machine(wrong, &machine, E));
+  qwen_options_free(wrong);
+  TRUE(machine.threads == 77 && machine.level == NULL);
+}
+
 static void model_calls(void) {
   qwen_model *model = UNSET(qwen_model);
   qwen_weights *weights = UNSET(qwen_weights);
@@ -404,6 +418,7 @@ int main(int argc, char **argv) {
   texts_and_errors();
   option_calls();
   tokenizer_calls();
+  machine_calls();
   model_calls();
   engine_calls();
   prompt_calls();

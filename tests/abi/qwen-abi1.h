@@ -247,6 +247,16 @@ typedef struct qwen_model_info {
   int64_t weight_bytes;      /* of the tensors in use, as stored */
   const char *architecture;  /* "Qwen3ForCausalLM"; texts live as long as the model */
   const char *path;          /* "" for weights from memory */
+  /* What computing a token takes, for the dtype that the model was opened with: */
+  int64_t active_parameters;   /* that a token is multiplied with: all but tables of embeddings and experts it does not choose */
+  int64_t active_weight_bytes; /* theirs, as stored: what a step for one token reads */
+  int64_t active_expert_bytes; /* of these, the chosen experts', all layers */
+  int32_t num_experts;         /* in a layer that is a mixture of experts; 0: none is */
+  int32_t num_experts_per_tok; /* that a token chooses there */
+  int64_t cache_token_bytes;   /* keys and values of a token, in the layers that see all tokens before their own */
+  int64_t window_token_bytes;  /* likewise, in the layers that see at most so many of them: */
+  int64_t window_tokens;       /* the last ones, or those that an indexer picks; 0: there are no such layers */
+  int64_t state_bytes;         /* of a sequence, in layers of linear attention */
 } qwen_model_info;
 
 QWEN_API int32_t qwen_model_info_get(const qwen_model *model, qwen_model_info *info, qwen_error **error);
@@ -612,6 +622,24 @@ QWEN_API int32_t qwen_embed(qwen_engine *engine, const qwen_inputs *inputs, int6
 QWEN_API int32_t qwen_rerank(qwen_engine *engine, const char *query, size_t query_length, const qwen_inputs *inputs,
                              const qwen_options *options, qwen_progress_fn progress, void *user, qwen_tensors **tensors,
                              qwen_error **error);
+
+/* ------------------------------------------------------------------ machine */
+
+/* What bounds every engine on this machine: a token needs bytes that must be read and products that must be formed. */
+typedef struct qwen_machine {
+  uint32_t struct_size;
+  int32_t threads;              /* that measured: those of the option, or as an engine would choose */
+  double read_bytes_per_second; /* from memory, all threads together; the fastest of several passes */
+  double flops_per_second;      /* likewise, in registers: a multiplication with its addition counts as two */
+  int64_t buffer_bytes;         /* of the memory that was read */
+  const char *level;            /* "amx"; both texts: static memory */
+  const char *dtype;            /* "bf16": of the level's arithmetic, the kind that an engine of this dtype uses */
+} qwen_machine;
+
+/* Measures this machine and blocks for it, with threads of its own: about 0.6 seconds. Takes memory meanwhile, a quarter of
+ * what is free, 64 to 512 MiB. Of the engine options threads, cpu_isa and dtype matter. What else runs on the machine
+ * lowers the figures, so measure with no request under way. Any thread. */
+QWEN_API int32_t qwen_measure_machine(const qwen_options *options, qwen_machine *machine, qwen_error **error);
 
 /* qwen:end */
 

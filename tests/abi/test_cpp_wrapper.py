@@ -21,9 +21,10 @@ if shutil.which("clang++"):
     COMPILERS["clang++"] = DIALECTS if int(version.split(".")[0]) >= 16 else DIALECTS[:1]
 WARNINGS = ["-Wpedantic", "-Wshadow", "-Wconversion", "-Wsign-conversion"]
 
-# What qwen.hpp leaves to qwen.h: tables and switches of the process and of an engine, weights that live in memory, and the code of an error,
-# which a call returns as well.
+# What qwen.hpp leaves to qwen.h: tables and switches of the process and of an engine, measuring the machine, weights that live in memory,
+# and the code of an error, which a call returns as well.
 LEFT_TO_C = {
+    "qwen_measure_machine",
     "qwen_error_code",
     "qwen_build_info",
     "qwen_log_set",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import os
 import random
 import shutil
@@ -45,10 +44,7 @@ def checkpoint(cache: Path, config_file: Path) -> Path:
     folder = cache / config_file.name.removesuffix(".config.json")
     if not (folder / "config.json").is_file():  # written last
         print(f"making {folder} …", file=sys.stderr)
-        shared = Path(os.environ.get("QWEN_SHARED", ROOT.parent / "shared")) / "qwen-tokenizer"
-        tokenizer = next((entry for entry in (shared, ROOT / "qwen_ffi" / "demo_model") if entry.is_dir()), None)
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-        maker("random_checkpoint").make_checkpoint(folder, config, tokenizer)
+        maker("random_checkpoint").checkpoint(cache, config_file)
     return folder
 
 

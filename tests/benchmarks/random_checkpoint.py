@@ -1,8 +1,15 @@
-"""Makes a checkpoint of any Qwen3 or Qwen3.5 shape with random weights, bf16 or GPTQ: for speed as good as a trained one."""
+"""Makes a checkpoint of any Qwen3 or Qwen3.5 shape with random weights, bf16 or GPTQ: for speed as good as a trained one.
+
+    python tests/benchmarks/random_checkpoint.py [CONFIG] [--cache FOLDER]
+
+CONFIG is one of data/*.config.json (default Qwen3-0.6B). Prints the folder; one that is there already stays as it is.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +115,27 @@ def make_checkpoint(folder: Path, config: dict[str, Any], tokenizer: Path | None
         if tokenizer is not None and (tokenizer / name).is_file():
             (folder / name).write_bytes((tokenizer / name).read_bytes())
     return folder
+
+
+def checkpoint(cache: Path, config_file: Path) -> Path:
+    """That of a config.json, made if it is not there yet; with the published tokenizer where the shared folder is found."""
+    folder = cache / config_file.name.removesuffix(".config.json")
+    if not (folder / "config.json").is_file():  # written last
+        root = Path(__file__).resolve().parents[2]
+        shared = Path(os.environ.get("QWEN_SHARED", root.parent / "shared")) / "qwen-tokenizer"
+        tokenizer = next((entry for entry in (shared, root / "qwen_ffi" / "demo_model") if entry.is_dir()), None)
+        make_checkpoint(folder, json.loads(config_file.read_text(encoding="utf-8")), tokenizer)
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    data = Path(__file__).resolve().parent / "data"
+    parser.add_argument("config", nargs="?", type=Path, default=data / "Qwen3-0.6B.config.json")
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "qwen-ffi-benchmarks")
+    arguments = parser.parse_args()
+    print(checkpoint(arguments.cache, arguments.config))
+
+
+if __name__ == "__main__":
+    main()

@@ -59,15 +59,18 @@ KEYS = {
     "generate": {"text", "reasoning", "token_ids", "logprobs", "finish_reason", "stats"},
     "info": {"architecture", "path", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"}
     | {"num_key_value_heads", "head_dim", "context_length", "parameters", "weight_bytes", "has_tokenizer"}
-    | {"has_chat_template"},
+    | {"has_chat_template", "active_parameters", "active_weight_bytes", "active_expert_bytes", "num_experts"}
+    | {"num_experts_per_tok", "cache_token_bytes", "window_token_bytes", "window_tokens", "state_bytes"},
     "version": {"version", "abi", "compiler", "backends", "cpu_isa", "library"},
     "doctor": {"checks", "ok"},
+    "bench": {"library", "date", "machine", "models"},
 }
 STATS = {"prompt_tokens", "cached_tokens", "generated_tokens", "queued_seconds", "prompt_seconds", "generate_seconds"}
 
 
 def test_the_keys_of_json_stay_and_are_in_the_help(demo_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = {"generate": [str(demo_model), "Hi", "--max-tokens", "2"], "info": [str(demo_model)]}
+    arguments["bench"] = [str(demo_model), "--prompt=8", "--depth=none", "--streams=none"]
     for command, keys in KEYS.items():
         assert main([command, *arguments.get(command, []), "--json"]) == 0
         value = json.loads(capsys.readouterr().out)

@@ -15,7 +15,6 @@ std::unique_ptr<Backend> create_cpu_backend(const CpuOptions& options) {
 }
 
 namespace cpu {
-namespace {
 
 static_assert(kBlock == kCacheBlock);
 
@@ -25,8 +24,6 @@ int checked_threads(int threads) {
   }
   return threads == 0 ? default_thread_count() : threads;
 }
-
-}  // namespace
 
 CpuBackend::CpuBackend(const CpuOptions& options)
     : precision_(options.precision),

@@ -21,6 +21,9 @@
 
 namespace qwen::cpu {
 
+// What an engine starts for the option "threads": 0 is the cores this process may use. Throws Error(invalid_argument).
+int checked_threads(int threads);
+
 // Below this many floats an element-wise loop is over before a second thread has joined.
 inline constexpr int64_t kWorthAThread = 8192;
 

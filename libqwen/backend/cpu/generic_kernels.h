@@ -591,6 +591,25 @@ void gated_delta(const GatedDeltaTask& task) {
   }
 }
 
+// ---- measuring ----
+
+template <class S>
+int64_t peak(int64_t rounds, float* sink) {
+  constexpr int kSums =
+      12;  // two units of four or five cycles each; with the factors they fit into 16 registers
+  typename S::V sums[kSums];
+  for (int i = 0; i < kSums; ++i) sums[i] = S::set1(*sink + static_cast<float>(i));
+  const auto factor = S::set1(0.5f), term = S::set1(1.0f);  // every sum stays near 2
+  for (int64_t round = 0; round < rounds; ++round) {
+#pragma GCC unroll 12
+    for (int i = 0; i < kSums; ++i) sums[i] = S::fma(sums[i], factor, term);
+  }
+  auto total = sums[0];
+  for (int i = 1; i < kSums; ++i) total = S::add(total, sums[i]);
+  *sink = S::sum(total);
+  return rounds * 2 * kSums * S::kWidth;
+}
+
 template <class S>
 constexpr Kernels vector_kernels() {
   return {
@@ -611,6 +630,7 @@ constexpr Kernels vector_kernels() {
       .multiply = multiply<S>,
       .gated_delta = gated_delta<S>,
       .rope = rope<S>,
+      .peak = peak<S>,
   };
 }
 

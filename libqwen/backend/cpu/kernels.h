@@ -176,6 +176,10 @@ struct GatedDeltaTask {
 
 struct TileKernels;
 
+// Multiplications with an addition, in registers alone and as fast as the level can, `rounds` times over. Returns how many
+// floating-point operations that was, two for each; *sink keeps the compiler from leaving them out.
+using PeakKernel = int64_t (*)(int64_t rounds, float* sink);
+
 struct Kernels {
   int64_t k_slice;  // at which many rows profit from slicing k, a multiple of kMaxLanes; 0: this level cannot
   void (*linear[kPlainFormats])(const LinearTask& task);        // by the weight's format
@@ -195,6 +199,7 @@ struct Kernels {
   // Pairs (i, i + half) of each head; cosines and sines are [half].
   void (*rope)(float* x, int64_t heads, int64_t head_dim, const float* cosines, const float* sines,
                int64_t half);
+  PeakKernel peak;
   const TileKernels* tiles = nullptr;  // bfloat16 matrices go to these instead (tile_kernels.h)
 };
 

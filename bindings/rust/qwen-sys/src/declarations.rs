@@ -182,6 +182,15 @@ pub struct qwen_model_info {
     pub weight_bytes: i64,
     pub architecture: *const c_char,
     pub path: *const c_char,
+    pub active_parameters: i64,
+    pub active_weight_bytes: i64,
+    pub active_expert_bytes: i64,
+    pub num_experts: i32,
+    pub num_experts_per_tok: i32,
+    pub cache_token_bytes: i64,
+    pub window_token_bytes: i64,
+    pub window_tokens: i64,
+    pub state_bytes: i64,
 }
 
 extern "C" {
@@ -462,6 +471,22 @@ extern "C" {
     pub fn qwen_rerank(engine: *mut qwen_engine, query: *const c_char, query_length: usize, inputs: *const qwen_inputs, options: *const qwen_options, progress: qwen_progress_fn, user: *mut c_void, tensors: *mut *mut qwen_tensors, error: *mut *mut qwen_error) -> i32;
 }
 
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct qwen_machine {
+    pub struct_size: u32,
+    pub threads: i32,
+    pub read_bytes_per_second: f64,
+    pub flops_per_second: f64,
+    pub buffer_bytes: i64,
+    pub level: *const c_char,
+    pub dtype: *const c_char,
+}
+
+extern "C" {
+    pub fn qwen_measure_machine(options: *const qwen_options, machine: *mut qwen_machine, error: *mut *mut qwen_error) -> i32;
+}
+
 const _: () = {
     assert!(offset_of!(qwen_adapter_info, struct_size) == 0);
     assert!(offset_of!(qwen_adapter_info, rank) == 4);
@@ -527,6 +552,14 @@ const _: () = {
     assert!(offset_of!(qwen_event, top_logprobs) == 128);
     assert!(offset_of!(qwen_event, top_count) == 136);
     assert!(size_of::<qwen_event>() == 144 && align_of::<qwen_event>() == 8);
+    assert!(offset_of!(qwen_machine, struct_size) == 0);
+    assert!(offset_of!(qwen_machine, threads) == 4);
+    assert!(offset_of!(qwen_machine, read_bytes_per_second) == 8);
+    assert!(offset_of!(qwen_machine, flops_per_second) == 16);
+    assert!(offset_of!(qwen_machine, buffer_bytes) == 24);
+    assert!(offset_of!(qwen_machine, level) == 32);
+    assert!(offset_of!(qwen_machine, dtype) == 40);
+    assert!(size_of::<qwen_machine>() == 48 && align_of::<qwen_machine>() == 8);
     assert!(offset_of!(qwen_model_info, struct_size) == 0);
     assert!(offset_of!(qwen_model_info, vocab_size) == 4);
     assert!(offset_of!(qwen_model_info, hidden_size) == 8);
@@ -541,7 +574,16 @@ const _: () = {
     assert!(offset_of!(qwen_model_info, weight_bytes) == 56);
     assert!(offset_of!(qwen_model_info, architecture) == 64);
     assert!(offset_of!(qwen_model_info, path) == 72);
-    assert!(size_of::<qwen_model_info>() == 80 && align_of::<qwen_model_info>() == 8);
+    assert!(offset_of!(qwen_model_info, active_parameters) == 80);
+    assert!(offset_of!(qwen_model_info, active_weight_bytes) == 88);
+    assert!(offset_of!(qwen_model_info, active_expert_bytes) == 96);
+    assert!(offset_of!(qwen_model_info, num_experts) == 104);
+    assert!(offset_of!(qwen_model_info, num_experts_per_tok) == 108);
+    assert!(offset_of!(qwen_model_info, cache_token_bytes) == 112);
+    assert!(offset_of!(qwen_model_info, window_token_bytes) == 120);
+    assert!(offset_of!(qwen_model_info, window_tokens) == 128);
+    assert!(offset_of!(qwen_model_info, state_bytes) == 136);
+    assert!(size_of::<qwen_model_info>() == 144 && align_of::<qwen_model_info>() == 8);
     assert!(offset_of!(qwen_option_info, struct_size) == 0);
     assert!(offset_of!(qwen_option_info, r#type) == 4);
     assert!(offset_of!(qwen_option_info, scope) == 8);

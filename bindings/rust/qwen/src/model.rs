@@ -8,7 +8,7 @@ use crate::{sys, Options};
 /// reference to the same.
 pub struct Model(Handle<sys::qwen_model>);
 
-/// The fields of `qwen_model_info`.
+/// What a checkpoint is: the fields of `qwen_model_info`, but for what computing a token takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ModelInfo {
