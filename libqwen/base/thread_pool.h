@@ -15,9 +15,6 @@
 
 namespace qwen {
 
-// The cores this process may use: its affinity mask, lowered by a cgroup CPU quota; at least 1.
-int default_thread_count();
-
 // [first, last) of `count` items for part `index` of `parts`: contiguous, sizes differ by at most one.
 struct ItemRange {
   int64_t first;
