@@ -12,19 +12,19 @@
 namespace qwen {
 namespace {
 
-namespace fs = std::filesystem;
+// Paths are strings: where memory is refused, joining std::filesystem::paths corrupts them (libstdc++ 12, operator/=).
 
 // quota / period of a group of version 2, cpu.max: "max 100000", "150000 100000"; 0: no limit.
-double quota_v2(const fs::path& group) {
-  std::ifstream file(group / "cpu.max");
+double quota_v2(const std::string& group) {
+  std::ifstream file(group + "/cpu.max");
   std::string quota;
   double period = 0;
   if (!(file >> quota >> period) || quota == "max" || period <= 0) return 0;
   return std::strtod(quota.c_str(), nullptr) / period;
 }
 
-double quota_v1(const fs::path& group) {
-  std::ifstream quota_file(group / "cpu.cfs_quota_us"), period_file(group / "cpu.cfs_period_us");
+double quota_v1(const std::string& group) {
+  std::ifstream quota_file(group + "/cpu.cfs_quota_us"), period_file(group + "/cpu.cfs_period_us");
   double quota = 0, period = 0;
   if (!(quota_file >> quota) || !(period_file >> period) || quota <= 0 || period <= 0) return 0;
   return quota / period;
@@ -32,13 +32,12 @@ double quota_v1(const fs::path& group) {
 
 // The tightest quota on the way from this process's groups to the root, in cores; 0: none. Inside a container the groups' names
 // may be those outside of it: then its own is what is mounted as the root.
-double tightest_quota(const fs::path& root) {
+double tightest_quota(const std::string& root) {
   double tightest = 0;
   const auto consider = [&](double cores) {
     if (cores > 0 && (tightest == 0 || cores < tightest)) tightest = cores;
   };
-  const fs::path mounts = root / "sys/fs/cgroup";
-  std::ifstream groups(root / "proc/self/cgroup");
+  std::ifstream groups(root + "/proc/self/cgroup");
   std::string line;  // "0::/user.slice/x" (version 2) or "4:cpu,cpuacct:/docker/x" (version 1)
   while (std::getline(groups, line)) {
     const size_t first = line.find(':');
@@ -50,8 +49,8 @@ double tightest_quota(const fs::path& root) {
     std::string group = line.substr(second + 1);
     if (group == "/") group.clear();
     while (true) {
-      for (const char* mount : {v2 ? "" : "cpu", v2 ? "unified" : "cpu,cpuacct"}) {
-        const fs::path folder = mounts / mount / group.substr(group.empty() ? 0 : 1);
+      for (const char* mount : {v2 ? "" : "/cpu", v2 ? "/unified" : "/cpu,cpuacct"}) {
+        const std::string folder = root + "/sys/fs/cgroup" + mount + group;
         consider(v2 ? quota_v2(folder) : quota_v1(folder));
       }
       if (group.empty()) break;
@@ -78,7 +77,7 @@ int cores_of_mask() {
 
 }  // namespace
 
-int usable_cores(const fs::path& root) {
+int usable_cores(const std::string& root) {
   int cores = cores_of_mask();
   const double quota = tightest_quota(root);
   if (quota > 0) cores = std::min(cores, static_cast<int>(std::ceil(quota)));

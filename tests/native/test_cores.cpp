@@ -26,7 +26,7 @@ int cores_where(std::string_view groups, std::initializer_list<File> files) {
   };
   write("proc/self/cgroup", groups);
   for (const File& file : files) write(std::filesystem::path("sys/fs/cgroup") / file.path, file.content);
-  return usable_cores(root.path());
+  return usable_cores(root.path().string());
 }
 
 }  // namespace
