@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
@@ -62,6 +63,7 @@ void MappedFile::open(const std::filesystem::path& path, LoadMode mode) {
   }
   data_ = static_cast<std::byte*>(memory);
   size_ = size;
+  mapped_ = map;
   if (map) return;
   for (size_t done = 0; done < size;) {
     const ssize_t got = ::pread(file.get(), data_ + done, size - done, static_cast<off_t>(done));
@@ -80,7 +82,18 @@ void MappedFile::open(const std::filesystem::path& path, LoadMode mode) {
 MappedFile::MappedFile(MappedFile&& other) noexcept
     : path_(std::move(other.path_)),
       data_(std::exchange(other.data_, nullptr)),
-      size_(std::exchange(other.size_, 0)) {}
+      size_(std::exchange(other.size_, 0)),
+      mapped_(other.mapped_) {}
+
+void MappedFile::map_ahead(const std::function<bool()>& go_on) const {
+#if !defined(MADV_POPULATE_READ)
+  constexpr int MADV_POPULATE_READ = 22;  // Linux 5.14
+#endif
+  constexpr size_t kPiece = size_t{2}
+                            << 20;  // what a slow disk reads in some milliseconds, should it not be in memory
+  for (size_t at = 0; mapped_ && at < size_ && go_on(); at += kPiece)
+    if (::madvise(data_ + at, std::min(kPiece, size_ - at), MADV_POPULATE_READ) != 0) return;
+}
 
 MappedFile::~MappedFile() {
   if (data_) ::munmap(data_, size_);

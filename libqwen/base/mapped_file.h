@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <functional>
 #include <span>
 #include <string>
 
@@ -26,6 +27,10 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   std::string_view text() const { return {reinterpret_cast<const char*>(data_), size_}; }
+  // Enters pages into this process's tables, from the beginning of the file, while go_on() says so: done at one go, by a thread
+  // that has nothing else to do, this is far cheaper than a fault for every few of them later.
+  void map_ahead(const std::function<bool()>& go_on) const;
+
   const std::filesystem::path& path() const { return path_; }
 
  private:
@@ -34,6 +39,7 @@ class MappedFile {
   std::filesystem::path path_;
   std::byte* data_ = nullptr;
   size_t size_ = 0;
+  bool mapped_ = false;  // the file itself; else a copy of it
 };
 
 }  // namespace qwen

@@ -15,9 +15,6 @@
 
 namespace qwen {
 
-// The cores this process may use: its affinity mask, lowered by a cgroup CPU quota; at least 1.
-int default_thread_count();
-
 // [first, last) of `count` items for part `index` of `parts`: contiguous, sizes differ by at most one.
 struct ItemRange {
   int64_t first;
@@ -66,6 +63,11 @@ class ThreadPool {
   std::atomic<void*> context_{nullptr};
   alignas(64) std::atomic<int> unfinished_{0};  // items not done; the caller sleeps on it
   alignas(64) std::atomic<int> wake_{0};        // bumped per loop; idle workers sleep on it
+  // Who sleeps, and needs a system call to wake: sequentially consistent, as are the changes of what they sleep on, so that
+  // either the sleeper sees the change or the changer sees the sleeper. (The C++ library shares its counts of sleepers between
+  // unrelated atomics.)
+  std::atomic<int> sleeping_workers_{0};
+  std::atomic<bool> caller_sleeps_{false};
   std::atomic<bool> stopping_{false};
   int spins_ = 0;
   std::vector<Thread> workers_;

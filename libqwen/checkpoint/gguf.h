@@ -70,6 +70,11 @@ class GgufFile {
   const std::vector<TensorView>& tensors() const { return tensors_; }
   const TensorView* tensor(std::string_view name) const;
 
+  void map_ahead(const std::function<bool()>& go_on) const {
+    file_.map_ahead(go_on);
+    for (const auto& part : parts_) part->map_ahead(go_on);
+  }
+
   // "model.gguf: key 'x' is 3; it must be …"
   [[noreturn]] void reject(std::string_view key, std::string_view value, std::string_view wanted,
                            Status status = Status::invalid_file) const;

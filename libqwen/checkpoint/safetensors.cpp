@@ -180,6 +180,10 @@ class FileTensorSource final : public TensorSource {
 
   std::string description() const override { return description_; }
 
+  void map_ahead(const std::function<bool()>& go_on) const override {
+    for (const MappedFile& file : files_) file.map_ahead(go_on);
+  }
+
  private:
   std::vector<MappedFile> files_;    // what the views point into
   std::vector<TensorView> tensors_;  // sorted by name

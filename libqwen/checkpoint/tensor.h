@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -85,6 +86,8 @@ class TensorSource {
   // For messages about a tensor that should be there: the name it would have in the file, and what says that it should.
   virtual std::string name_in_file(std::string_view name) const { return std::string(name); }
   virtual std::string_view configuration() const { return "config.json"; }
+  // MappedFile::map_ahead() of the files, if there are any, one after the other.
+  virtual void map_ahead(const std::function<bool()>&) const {}
 };
 
 }  // namespace qwen

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/cores.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/system_memory.h"
-#include "base/thread_pool.h"
 #include "engine/logits.h"
 
 namespace qwen {
@@ -96,7 +96,7 @@ Engine::Engine(std::shared_ptr<const LoadedModel> loaded, const Options& options
     fail(Status::invalid_argument, "option 'dtype' is '", *options.str("dtype"),
          "', but the model was opened as '", loaded_->precision == Precision::f32 ? "f32" : "bf16", "'");
   cpu.precision = loaded_->precision;
-  if (cpu.threads == 0) cpu.threads = default_thread_count();
+  if (cpu.threads == 0) cpu.threads = usable_cores();
   threads_ = cpu.threads;
   auto backend = create_cpu_backend(cpu);
   backend_name_ = backend->name();

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/task.h"
 #include "text/tokenizer_gguf.h"
 
 namespace qwen {
@@ -51,22 +52,37 @@ void check_tokenizer_size(const LoadedModel& loaded, std::string_view tokenizer,
          configuration, " says vocab_size ", vocab_size);
 }
 
-void read_tokenizer(const GgufFile& file, LoadedModel& loaded) {
-  loaded.tokenizer = Tokenizer::open(file);
-  read_chat_template(loaded, [&] { return load_chat_template(file); });
-  check_tokenizer_size(loaded, file.source(), "tensor 'token_embd.weight'");
+// A tokenizer and where it stands, for the chat template that belongs to it: a GGUF file, or a folder with tokenizer.json.
+struct OpenedTokenizer {
+  std::shared_ptr<const Tokenizer> tokenizer;
+  std::shared_ptr<const GgufFile> gguf;
+  std::filesystem::path folder;
+};
+
+OpenedTokenizer open_tokenizer(std::shared_ptr<const GgufFile> gguf) {
+  return {Tokenizer::open(*gguf), gguf, {}};
 }
 
-// path: a tokenizer.json or its folder, beside which the chat template stands, or a GGUF file.
-void read_tokenizer(const std::filesystem::path& path, LoadedModel& loaded) {
+// path: a tokenizer.json, its folder or a GGUF file.
+OpenedTokenizer open_tokenizer(const std::filesystem::path& path) {
   const bool is_folder = std::filesystem::is_directory(path);
   const bool has_json = is_folder && std::filesystem::exists(path / "tokenizer.json");
   if (const auto gguf = has_json ? std::nullopt : find_gguf(path))
-    return read_tokenizer(GgufFile(*gguf, LoadMode::mmap), loaded);
+    return open_tokenizer(std::make_shared<const GgufFile>(*gguf, LoadMode::mmap));
   const auto folder = is_folder ? path : path.parent_path();
-  loaded.tokenizer = Tokenizer::open(path);
-  read_chat_template(loaded, [&] { return load_chat_template(folder.empty() ? "." : folder); });
-  check_tokenizer_size(loaded, (folder / "tokenizer.json").string(), "config.json");
+  return {Tokenizer::open(path), nullptr, folder.empty() ? "." : folder};
+}
+
+// Checks it against the model, and reads the chat template.
+void take_tokenizer(OpenedTokenizer opened, LoadedModel& loaded) {
+  loaded.tokenizer = std::move(opened.tokenizer);
+  if (opened.gguf) {
+    read_chat_template(loaded, [&] { return load_chat_template(*opened.gguf); });
+    check_tokenizer_size(loaded, opened.gguf->source(), "tensor 'token_embd.weight'");
+  } else {
+    read_chat_template(loaded, [&] { return load_chat_template(opened.folder); });
+    check_tokenizer_size(loaded, (opened.folder / "tokenizer.json").string(), "config.json");
+  }
 }
 
 }  // namespace
@@ -88,13 +104,22 @@ std::shared_ptr<const LoadedModel> open_model(const std::filesystem::path& path,
   loaded->generation = std::move(checkpoint.generation);
   loaded->precision = resolve_cpu_options(options).precision;
   loaded->tensors = std::move(checkpoint.tensors);
-  loaded->model = load(checkpoint.config, *loaded->tensors, options);
+  std::optional<Task<OpenedTokenizer>> tokenizer;
+  const auto open = [&](auto place) {
+    tokenizer.emplace("qwen-load", [place] { return open_tokenizer(place); });
+  };
   if (const auto other = options.str("tokenizer")) {
-    read_tokenizer(*other, *loaded);
+    open(std::filesystem::path(*other));
   } else if (checkpoint.gguf) {
-    if (has_gguf_tokenizer(*checkpoint.gguf)) read_tokenizer(*checkpoint.gguf, *loaded);
+    if (has_gguf_tokenizer(*checkpoint.gguf)) open(checkpoint.gguf);
   } else if (std::filesystem::exists(path / "tokenizer.json")) {
-    read_tokenizer(path, *loaded);
+    open(path);
+  }
+  loaded->model = load(checkpoint.config, *loaded->tensors, options);
+  if (tokenizer) {
+    // The weights take a millisecond, the tokenizer of a published model thirty.
+    loaded->tensors->map_ahead([&] { return tokenizer->under_way(); });
+    take_tokenizer(tokenizer->get(), *loaded);
   }
   log(LogLevel::info, "opened ", loaded->path, ": ", checkpoint.config.architecture, ", ",
       loaded->model->parameters(), " parameters, ", loaded->model->weight_bytes(), " bytes of weights");
@@ -112,7 +137,7 @@ std::shared_ptr<const LoadedModel> open_model(const ModelConfig& config,
   if (tokenizer) {
     loaded->tokenizer = std::move(tokenizer);
   } else if (const auto path = options.str("tokenizer")) {
-    read_tokenizer(*path, *loaded);
+    take_tokenizer(open_tokenizer(std::filesystem::path(*path)), *loaded);
   }
   return loaded;
 }

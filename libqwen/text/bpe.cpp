@@ -34,7 +34,7 @@ void MergeTable::place(uint64_t slot) {
 }
 
 void MergeTable::rehash(size_t slots) {
-  std::vector<uint64_t> old(slots, kEmpty);
+  LargeVector<uint64_t> old(slots, kEmpty);
   old.swap(slots_);
   shift_ = 64 - std::countr_zero(slots);
   filter_.assign(std::max<size_t>(slots * 2 / 64, 1), 0);

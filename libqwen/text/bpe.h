@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/large_pages.h"
 #include "text/vocabulary.h"
 
 namespace qwen {
@@ -55,7 +56,7 @@ class MergeTable {
   void rehash(size_t slots);
   void place(uint64_t slot);
 
-  std::vector<uint64_t> slots_ = {kEmpty, kEmpty};  // linear probing, a power of two, at most half full
+  LargeVector<uint64_t> slots_ = {kEmpty, kEmpty};  // linear probing, a power of two, at most half full
   int shift_ = 63;
   // One bit for each half of a slot: whether some pair begins its probing there. Most pairs that text asks
   // for have no merge; an eighth of a megabyte in the second-level cache answers for them, instead of four in

@@ -100,58 +100,55 @@ void TokenizerBuilder::finish_tokens() {
       fail(Status::unsupported, source_, ": key ", quote(tokens_key_), " has no token for byte ", byte,
            "; a byte-level vocabulary holds all 256");
   }
-  merges_.reserve(static_cast<size_t>(vocabulary.size()));
-  merge_bytes_.reserve(merges_.capacity() * 8);
 }
 
-void TokenizerBuilder::add_merge(std::string_view left, std::string_view right) {
-  Merge merge{static_cast<uint32_t>(merge_bytes_.size()), 0, 0, -1, -1, -1};
+void MergeList::reserve(size_t merges) {
+  merges_.reserve(merges);
+  bytes_.reserve(merges * 8);
+}
+
+void MergeList::add(std::string_view left, std::string_view right) {
+  Merge merge{static_cast<uint32_t>(bytes_.size()), 0, 0};
   const auto append = [&](std::string_view written) {
-    if (written.empty() || !append_alphabet_bytes(written, merge_bytes_))
-      fail(Status::invalid_file, source_, ": key ", quote(merges_key_), ": merge ", merges_.size(),
-           " names token ", quote(written), ", which is not written in the ByteLevel alphabet");
-    return static_cast<uint32_t>(merge_bytes_.size()) - merge.offset;
+    if (written.empty() || !append_alphabet_bytes(written, bytes_))
+      fail(Status::invalid_file, source_, ": key ", quote(key_), ": merge ", size(), " names token ",
+           quote(written), ", which is not written in the ByteLevel alphabet");
+    return static_cast<uint32_t>(bytes_.size()) - merge.offset;
   };
   merge.left_length = append(left);
   merge.length = append(right);
   merges_.push_back(merge);
 }
 
-void TokenizerBuilder::add_merge(std::string_view both) {
+void MergeList::add(std::string_view both) {
   const size_t space = both.find(' ');
   if (space == std::string_view::npos || both.find(' ', space + 1) != std::string_view::npos)
-    fail(Status::invalid_file, source_, ": key ", quote(merges_key_), ": merge ", merges_.size(), " is ",
-         quote(both), "; it must be two tokens with one space between them");
-  add_merge(both.substr(0, space), both.substr(space + 1));
+    fail(Status::invalid_file, source_, ": key ", quote(key_), ": merge ", size(), " is ", quote(both),
+         "; it must be two tokens with one space between them");
+  add(both.substr(0, space), both.substr(space + 1));
 }
 
-// Bytes -> ids -> table. Each search is a cache miss or two, so those of merges a little ahead are started
-// early.
-void TokenizerBuilder::finish_merges() {
+// Bytes -> ids -> table. Each search is a cache miss or two, so those of merges a little ahead are started early.
+void TokenizerBuilder::add_merges(const MergeList& merges) {
   constexpr size_t kAhead = 16;
   const Vocabulary& vocabulary = file_.vocabulary;
-  if (merges_.size() > MergeTable::kMaxMerges)
-    fail(Status::unsupported, source_, ": key ", quote(merges_key_), " has ", merges_.size(),
+  if (merges.size() > MergeTable::kMaxMerges)
+    fail(Status::unsupported, source_, ": key ", quote(merges_key_), " has ", merges.size(),
          " merges; at most ", MergeTable::kMaxMerges, " are supported");
-  const auto left_of = [&](const Merge& m) {
-    return std::string_view(merge_bytes_).substr(m.offset, m.left_length);
-  };
-  const auto joined_of = [&](const Merge& m) {
-    return std::string_view(merge_bytes_).substr(m.offset, m.length);
-  };
-  const auto right_of = [&](const Merge& m) { return joined_of(m).substr(m.left_length); };
   const auto name = [&](size_t i) {
     return cat(source_, ": key ", quote(merges_key_), ": merge ", i, " (",
-               quote(alphabet_form(left_of(merges_[i]))), ", ", quote(alphabet_form(right_of(merges_[i]))),
-               ")");
+               quote(alphabet_form(merges.left(i))), ", ", quote(alphabet_form(merges.right(i))), ")");
   };
+  struct Ids {
+    int32_t left, right, joined;
+  };
+  LargeVector<Ids> found(merges.size());
   int32_t guess = 0;
-  for (size_t i = 0; i < merges_.size(); ++i) {
-    if (i + kAhead < merges_.size()) {
-      vocabulary.prefetch(left_of(merges_[i + kAhead]));
-      vocabulary.prefetch(right_of(merges_[i + kAhead]));
+  for (size_t i = 0; i < merges.size(); ++i) {
+    if (i + kAhead < merges.size()) {
+      vocabulary.prefetch(merges.left(i + kAhead));
+      vocabulary.prefetch(merges.right(i + kAhead));
     }
-    Merge& merge = merges_[i];
     const auto search = [&](std::string_view bytes) {
       const int32_t id = vocabulary.find(bytes);
       if (id < 0)
@@ -159,21 +156,20 @@ void TokenizerBuilder::finish_merges() {
              quote(tokens_key_), " does not have");
       return id;
     };
-    merge.left = search(left_of(merge));
-    merge.right = search(right_of(merge));
+    found[i].left = search(merges.left(i));
+    found[i].right = search(merges.right(i));
     // Trained vocabularies number their tokens in merge order, so the joined token nearly always has the next
     // id.
-    const std::string_view joined = joined_of(merge);
+    const std::string_view joined = merges.joined(i);
     const bool next =
         guess < vocabulary.size() && vocabulary.token(guess).indexed && vocabulary.bytes(guess) == joined;
-    merge.joined = next ? guess : search(joined);
-    guess = merge.joined + 1;
+    found[i].joined = next ? guess : search(joined);
+    guess = found[i].joined + 1;
   }
-  file_.merges.reserve(merges_.size());
-  for (size_t i = 0; i < merges_.size(); ++i) {
-    if (i + kAhead < merges_.size())
-      file_.merges.prefetch(merges_[i + kAhead].left, merges_[i + kAhead].right);
-    if (!file_.merges.add(merges_[i].left, merges_[i].right, merges_[i].joined))
+  file_.merges.reserve(found.size());
+  for (size_t i = 0; i < found.size(); ++i) {
+    if (i + kAhead < found.size()) file_.merges.prefetch(found[i + kAhead].left, found[i + kAhead].right);
+    if (!file_.merges.add(found[i].left, found[i].right, found[i].joined))
       fail(Status::invalid_file, name(i), " is there twice");
   }
 }

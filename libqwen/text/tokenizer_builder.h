@@ -1,10 +1,12 @@
 // The tables of a tokenizer, built token by token and merge by merge, whichever file they stand in.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "base/large_pages.h"
 #include "text/added_tokens.h"
 #include "text/bpe.h"
 #include "text/pretokenizer.h"
@@ -22,7 +24,35 @@ struct TokenizerFile {
   bool nfc = false;
 };
 
-// In this order: tokens, finish_tokens, merges, finish_merges, pretokenizer and nfc of file(), added tokens, take. Throws
+// The merges as a file lists them. Needs no vocabulary, so that it can be read beside it, on another thread.
+class MergeList {
+ public:
+  // Borrows the texts. Messages name them.
+  MergeList(std::string_view source, std::string_view key) : source_(source), key_(key) {}
+
+  void reserve(size_t merges);  // only saves time
+  // Written in the ByteLevel alphabet. Throws Error(invalid_file).
+  void add(std::string_view left, std::string_view right);
+  void add(std::string_view both);  // with one space between the two
+
+  size_t size() const { return merges_.size(); }
+  // Of merge i; as bytes.
+  std::string_view joined(size_t i) const {
+    return std::string_view(bytes_).substr(merges_[i].offset, merges_[i].length);
+  }
+  std::string_view left(size_t i) const { return joined(i).substr(0, merges_[i].left_length); }
+  std::string_view right(size_t i) const { return joined(i).substr(merges_[i].left_length); }
+
+ private:
+  struct Merge {
+    uint32_t offset, left_length, length;  // of both tokens' bytes, one behind the other, in bytes_
+  };
+  std::string_view source_, key_;
+  LargeVector<Merge> merges_;
+  std::string bytes_;
+};
+
+// In this order: tokens, finish_tokens, add_merges, pretokenizer and nfc of file(), added tokens, take. Throws
 // Error: invalid_file naming source, key and token; unsupported.
 class TokenizerBuilder {
  public:
@@ -34,10 +64,7 @@ class TokenizerBuilder {
   // Tokens and merges are written in the ByteLevel alphabet; a token that is not stands for its own bytes.
   void add_token(int64_t id, std::string_view written);
   void finish_tokens();
-  void add_merge(std::string_view left, std::string_view right);
-  void add_merge(std::string_view both);  // with one space between the two
-  void finish_merges();
-  size_t merges() const { return merges_.size(); }
+  void add_merges(const MergeList& merges);
   // `where` begins messages: "tokenizer.json: key 'added_tokens', entry 3".
   void add_added(std::string_view where, int64_t id, std::string_view content, bool special, bool normalized);
 
@@ -49,15 +76,6 @@ class TokenizerBuilder {
   TokenizerFile file_;
   std::vector<int32_t> writable_;  // ids whose bytes encoding can produce
   std::string bytes_, storage_;    // of the token at hand
-
-  // The merges as read, until all are: the searches that follow are then many at a time in flight.
-  struct Merge {
-    uint32_t offset;  // of both tokens' bytes, one behind the other, in merge_bytes_
-    uint32_t left_length, length;
-    int32_t left, right, joined;
-  };
-  std::vector<Merge> merges_;
-  std::string merge_bytes_;
 };
 
 }  // namespace qwen

@@ -65,8 +65,10 @@ TokenizerFile read_gguf_tokenizer(const GgufFile& file) {
                   Status::unsupported);
   }
   builder.finish_tokens();
-  for (const std::string_view merge : merges) builder.add_merge(merge);
-  builder.finish_merges();
+  MergeList list(file.source(), kMerges);
+  list.reserve(merges.size());
+  for (const std::string_view merge : merges) list.add(merge);
+  builder.add_merges(list);
   builder.file().nfc = true;
   if (pre == "qwen35") builder.file().pretokenizer = PreTokenizer::marks_are_letters;
   size_t added = 0;

@@ -4,7 +4,8 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
-#include <vector>
+
+#include "base/large_pages.h"
 
 namespace qwen {
 
@@ -62,9 +63,9 @@ class Vocabulary {
   static Key key_of(std::string_view bytes);
   int32_t find(std::string_view bytes, const Key& key) const;
 
-  std::vector<Token> tokens_;
+  LargeVector<Token> tokens_;
   std::string arena_;
-  std::vector<Slot> slots_ = std::vector<Slot>(1);  // open addressing, linear probing, a power of two
+  LargeVector<Slot> slots_ = LargeVector<Slot>(1);  // open addressing, linear probing, a power of two
   int32_t byte_tokens_[256] = {};
   size_t longest_ = 0;
 };

@@ -13,6 +13,7 @@
 
 #include "backend/backend.h"
 #include "backend/cpu/isa.h"
+#include "base/cores.h"
 #include "base/error.h"
 #include "base/thread_pool.h"
 
@@ -138,7 +139,7 @@ void bench_attention(Backend& cpu, int64_t context, int64_t rows) {
 }  // namespace
 
 int main(int argc, char** argv) try {
-  const int threads = argc > 1 ? std::atoi(argv[1]) : default_thread_count();
+  const int threads = argc > 1 ? std::atoi(argv[1]) : usable_cores();
   bench_threads = threads;
   std::vector<std::string> levels(argv + std::min(argc, 2), argv + argc);
   if (levels.empty()) {

@@ -3,11 +3,15 @@
 // engines that share a model do not notice each other.
 #include <doctest/doctest.h>
 
+#include <time.h>
+
+#include <chrono>
 #include <condition_variable>
 #include <future>
 #include <limits>
 #include <map>
 #include <mutex>
+#include <thread>
 
 #include "engine/engine.h"
 
@@ -322,4 +326,22 @@ TEST_CASE("a drain ends when the last event is out, and destroying an engine end
   }
   drained.get();
   CHECK((request->outcome().status == Status::closed || request->outcome().status == Status::ok));
+}
+
+TEST_CASE("an idle engine takes no CPU") {
+  Engine engine(open_test_model(), options(64));
+  const auto queue = std::make_shared<EventQueue>();
+  const auto request = engine.make_request(input(20, 5, queue));
+  engine.submit(request);
+  while (queue->pop(-1)->type != EventType::done) continue;
+  std::this_thread::sleep_for(
+      std::chrono::milliseconds(50));  // a thread that waits looks about for a millisecond first
+  const auto cpu_seconds = [] {
+    timespec used{};
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+    return static_cast<double>(used.tv_sec) + 1e-9 * static_cast<double>(used.tv_nsec);
+  };
+  const double before = cpu_seconds();
+  std::this_thread::sleep_for(std::chrono::seconds(1));
+  CHECK(cpu_seconds() - before < 0.05);
 }

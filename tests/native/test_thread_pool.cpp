@@ -108,8 +108,3 @@ TEST_CASE("an idle pool takes no CPU") {
   std::this_thread::sleep_for(std::chrono::milliseconds(200));
   CHECK(cpu_seconds() - before < 0.02);
 }
-
-TEST_CASE("the default thread count is at least one and within the machine") {
-  CHECK(default_thread_count() >= 1);
-  CHECK(default_thread_count() <= static_cast<int>(std::max(1u, std::thread::hardware_concurrency())));
-}

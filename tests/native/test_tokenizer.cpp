@@ -336,3 +336,27 @@ TEST_CASE("NFC text is not copied, other text is normalised") {
   CHECK(normalize_nfc("\u00E9\u0323", storage) == "\u1EB9\u0301");
   CHECK(normalize_nfc("\u212B", storage) == "\u00C5");
 }
+
+// Merges of long files are looked for beside the vocabulary; white space makes the tiny one long.
+TEST_CASE("a long file gives the same tokenizer, wherever its merges seem to be") {
+  const std::string text =
+      "A tiny tokenizer's merges, and \"merges\" in a text: is it?\n  1234 merges\xE2\x80\xA6";
+  const auto wanted = Tokenizer::open(kTiny)->encode(text);
+  const std::string space(size_t{2} << 20, ' ');
+  const auto encoded = [&](const std::string& json) {
+    const TemporaryFile file(json + space);
+    return Tokenizer::open(file.path())->encode(text);
+  };
+  CHECK(encoded(tiny_json()) == wanted);
+  CHECK(encoded(edited("\"truncation\": null", R"("truncation": {"merges": [["a", "b"], ["b", "a"]]})")) ==
+        wanted);
+  CHECK(encoded(edited("\"truncation\": null", R"("truncation": {"merges": 7, "x": {"merges": [1]}})")) ==
+        wanted);
+}
+
+TEST_CASE("what is wrong with the merges of a long file is said as of a short one") {
+  const std::string space(size_t{2} << 20, ' ');
+  const std::string broken = edited("\"merges\": [", "\"merges\": [\"one two three\", ");
+  check_refused(broken, Status::invalid_file, "merge 0 is 'one two three'");
+  check_refused(broken + space, Status::invalid_file, "merge 0 is 'one two three'");
+}

@@ -6,6 +6,7 @@
 #include <iterator>
 
 #include "backend/cpu/cpu_state_cache.h"
+#include "base/cores.h"
 #include "base/error.h"
 
 namespace qwen {
@@ -22,7 +23,7 @@ int checked_threads(int threads) {
   if (threads < 0 || threads > 4096) {
     fail(Status::invalid_argument, "threads is ", threads, "; valid are 0 (all cores) to 4096");
   }
-  return threads == 0 ? default_thread_count() : threads;
+  return threads == 0 ? usable_cores() : threads;
 }
 
 CpuBackend::CpuBackend(const CpuOptions& options)
