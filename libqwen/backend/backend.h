@@ -117,6 +117,12 @@ struct AttentionArgs {
   int64_t layer = 0;  // index inside the group
 };
 
+struct HeadNorms {
+  const Weight* q = nullptr;  // [head_dim]
+  const Weight* k = nullptr;  // [head_dim]
+  float eps = 0;
+};
+
 // One expert of a mixture: down(silu(gate(x)) * up(x)).
 struct Expert {
   const Weight* gate;  // [inner, width]
@@ -224,9 +230,10 @@ class Backend {
                            Rows out) = 0;
   // Rotates every head of x [rows, heads * head_dim] in place.
   virtual void rope(Rows x, int64_t head_dim, Rows angles) = 0;
-  // Writes k and v [rows, kv_heads * head_dim] to their positions in the cache.
-  virtual void store_kv(CacheStorage& cache, const Batch& batch, const AttentionArgs& args, Rows k,
-                        Rows v) = 0;
+  // All that stands between q, k, v and attention(): every head of q and k is normalised, if there are norms, and rotated (angles
+  // as rope() takes them), q in place; k, whose content is lost, and v [rows, kv_heads * head_dim] go to their positions in the cache.
+  virtual void store_heads(CacheStorage& cache, const Batch& batch, const AttentionArgs& args,
+                           const HeadNorms& norms, Rows angles, Rows q, Rows k, Rows v) = 0;
   // Causal softmax(q k^T * scale) v over each sequence's cache; q and out [rows, heads * head_dim]; out may be an operand.
   virtual void attention(const CacheStorage& cache, const Batch& batch, const AttentionArgs& args, Rows q,
                          Rows out) = 0;

@@ -45,7 +45,6 @@ Rows Attention::input(const Step& step, const ModelConfig& config, int64_t rows)
 void Attention::forward(const Step& step, const ModelConfig& config, const CacheGroupSpec& spec, Rows h,
                         Rows angles, Rows x, bool accumulate, const IndexQueries* index) const {
   const auto& [backend, workspace, batch, caches, adapters, capture_hidden] = step;
-  const float eps = static_cast<float>(config.rms_norm_eps);
   const int64_t head_dim = config.head_dim;
   const AttentionArgs args = this->args(config, spec);
 
@@ -60,15 +59,9 @@ void Attention::forward(const Step& step, const ModelConfig& config, const Cache
     backend.split(
         q_and_gate, args.heads,
         std::array{SplitPart{.width = head_dim, .out = q}, SplitPart{.width = head_dim, .out = gate}});
-  if (config.query_key_norm) {
-    const Rows q_heads = q.reshaped(head_dim), k_heads = k.reshaped(head_dim);
-    backend.rms_norm(q_heads, *q_norm, eps, q_heads);
-    backend.rms_norm(k_heads, *k_norm, eps, k_heads);
-  }
-  backend.rope(q, head_dim, angles);
-  backend.rope(k, head_dim, angles);
   CacheStorage& cache = *caches[static_cast<size_t>(group)];
-  backend.store_kv(cache, batch, args, k, v);
+  const HeadNorms norms{.q = q_norm.get(), .k = k_norm.get(), .eps = static_cast<float>(config.rms_norm_eps)};
+  backend.store_heads(cache, batch, args, norms, angles, q, k, v);
   const Rows gated = input_rows(step, x.rows, q.width, {&o_proj});
   const Rows mixed = config.attention_gate || index ? workspace.rows(x.rows, q.width) : gated;
   if (index) {

@@ -114,7 +114,7 @@ void bench_attention(Backend& cpu, int64_t context, int64_t rows) {
   const Rows kv_rows{kv.data(), all, kKvHeads * kHeadDim};
   const double store = best_seconds(0.1, [&] {
     for (args.layer = 0; args.layer < kLayers; ++args.layer) {
-      cpu.store_kv(*cache, batch_of(0, all), args, kv_rows, kv_rows);
+      cpu.store_heads(*cache, batch_of(0, all), args, {}, {}, {}, kv_rows, kv_rows);
     }
   });
   std::vector<float> q(static_cast<size_t>(rows * kHeads * kHeadDim), 0.3f), out(q.size());

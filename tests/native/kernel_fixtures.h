@@ -121,4 +121,10 @@ inline Rows rows_of(Floats& values, int64_t width) {
   return {values.data(), static_cast<int64_t>(values.size()) / width, width};
 }
 
+// Keys and values as they are.
+inline void store_kv(Backend& cpu, CacheStorage& cache, const Batch& batch, const AttentionArgs& args, Rows k,
+                     Rows v) {
+  cpu.store_heads(cache, batch, args, {}, {}, {}, k, v);
+}
+
 }  // namespace qwen::test

@@ -97,7 +97,7 @@ std::vector<Floats> run(const std::string& isa, Precision precision, int threads
     batch.token_ids.resize(static_cast<size_t>(blocks_each * kCacheBlock));
     batch.sequences.push_back(
         {0, static_cast<int32_t>(blocks_each * kCacheBlock), 0, {tables[static_cast<size_t>(s)]}});
-    cpu->store_kv(*cache, batch, args, rows_of(nan, kv_width), rows_of(nan, kv_width));
+    store_kv(*cpu, *cache, batch, args, rows_of(nan, kv_width), rows_of(nan, kv_width));
   }
 
   std::vector<Floats> outs(sequences.size(), Floats(static_cast<size_t>(shape.length * q_width)));
@@ -120,7 +120,7 @@ std::vector<Floats> run(const std::string& isa, Precision precision, int threads
     }
     batch.token_ids.resize(static_cast<size_t>(rows * count));
     Floats out(q.size());
-    cpu->store_kv(*cache, batch, args, rows_of(k, kv_width), rows_of(v, kv_width));
+    store_kv(*cpu, *cache, batch, args, rows_of(k, kv_width), rows_of(v, kv_width));
     cpu->attention(*cache, batch, args, rows_of(q, q_width), rows_of(out, q_width));
     for (int64_t s = 0; s < count; ++s) {
       std::copy_n(out.begin() + s * rows * q_width, rows * q_width,
@@ -174,6 +174,55 @@ TEST_CASE("attention: the same bits for any chunking, batch mix and thread count
         CHECK(same_bits(run(isa, precision, 2, shape, {&b, &a}, 7)[1], one_by_one));
         CHECK(same_bits(run(isa, precision, 2, shape, {&a, &b, &a}, shape.length)[2], one_by_one));
       }
+    }
+  }
+}
+
+TEST_CASE("store_heads has the bits of norm, rotation and storing one after the other") {
+  Random random(17);
+  const int64_t head_dim = 48, heads = 4, kv_heads = 2, rows = 75;
+  const AttentionArgs args{heads, kv_heads, head_dim, 0, 0.2f, 0, 0};
+  const Floats q = random.floats(rows * heads * head_dim), k = random.floats(rows * kv_heads * head_dim);
+  Floats v = random.floats(rows * kv_heads * head_dim), angles = random.floats(rows * 32);
+  const Floats q_scale = random.floats(head_dim), k_scale = random.floats(head_dim);
+  const std::vector<int32_t> tables[] = {{3, 0}, {2, 1}};
+  Batch batch;  // two sequences, the second one in the middle of a block
+  batch.token_ids.resize(static_cast<size_t>(rows));
+  batch.sequences.push_back({0, 50, 0, {tables[0]}});
+  batch.sequences.push_back({50, 25, 20, {tables[1]}});
+  for (const Precision precision : {Precision::f32, Precision::bf16}) {
+    for (const std::string& isa : isas()) {
+      CAPTURE(isa);
+      const auto cpu = backend(isa, precision, 3);
+      const WeightPtr q_norm = cpu->load(tensor(q_scale, {head_dim}), WeightUse::vector),
+                      k_norm = cpu->load(tensor(k_scale, {head_dim}), WeightUse::vector);
+      const auto attend = [&](bool together) {
+        const auto cache = cpu->create_cache({1, kv_heads, head_dim, 0}, 4);
+        // What an earlier step left before the second sequence's rows.
+        Floats zeros(static_cast<size_t>(20 * kv_heads * head_dim));
+        Batch earlier;
+        earlier.token_ids.resize(20);
+        earlier.sequences.push_back({0, 20, 0, {tables[1]}});
+        store_kv(*cpu, *cache, earlier, args, rows_of(zeros, kv_heads * head_dim),
+                 rows_of(zeros, kv_heads * head_dim));
+        Floats own_q = q, own_k = k, out(q.size());
+        const Rows q_rows = rows_of(own_q, heads * head_dim), k_rows = rows_of(own_k, kv_heads * head_dim),
+                   v_rows = rows_of(v, kv_heads * head_dim), turn = rows_of(angles, 32);
+        if (together) {
+          cpu->store_heads(*cache, batch, args, {q_norm.get(), k_norm.get(), 1e-6f}, turn, q_rows, k_rows,
+                           v_rows);
+        } else {
+          cpu->rms_norm(q_rows.reshaped(head_dim), *q_norm, 1e-6f, q_rows.reshaped(head_dim));
+          cpu->rms_norm(k_rows.reshaped(head_dim), *k_norm, 1e-6f, k_rows.reshaped(head_dim));
+          cpu->rope(q_rows, head_dim, turn);
+          cpu->rope(k_rows, head_dim, turn);
+          store_kv(*cpu, *cache, batch, args, k_rows, v_rows);
+        }
+        cpu->attention(*cache, batch, args, q_rows, rows_of(out, heads * head_dim));
+        out.insert(out.end(), own_q.begin(), own_q.end());
+        return out;
+      };
+      CHECK(same_bits(attend(true), attend(false)));
     }
   }
 }

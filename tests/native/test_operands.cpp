@@ -91,7 +91,7 @@ TEST_CASE("attention writes operands: any head width, group of heads and place a
         batch.sequences.push_back({static_cast<int32_t>(first_rows), 21, 0, {tables[1]}});
         Floats q = random.floats(rows * kWidth), k = random.floats(rows * kv_width),
                v = random.floats(rows * kv_width);
-        cpu->store_kv(*cache, batch, args, {k.data(), rows, kv_width}, {v.data(), rows, kv_width});
+        store_kv(*cpu, *cache, batch, args, {k.data(), rows, kv_width}, {v.data(), rows, kv_width});
         check_operand(*cpu, *reader.weight, rows, [&](Rows to) {
           cpu->attention(*cache, batch, args, {q.data(), rows, kWidth}, to);
         });

@@ -161,7 +161,7 @@ std::vector<Floats> run(const std::string& isa, Precision precision, int threads
     batch.token_ids.resize(static_cast<size_t>(blocks_each * kCacheBlock));
     batch.sequences.push_back({0, static_cast<int32_t>(blocks_each * kCacheBlock), 0, {table}});
     Floats kv = nan(kv_width), keys = nan(s.indexer.head_dim), angles = nan(s.indexer.rotary_dim);
-    cpu->store_kv(*cache, batch, args, rows_of(kv, kv_width), rows_of(kv, kv_width));
+    store_kv(*cpu, *cache, batch, args, rows_of(kv, kv_width), rows_of(kv, kv_width));
     cpu->store_index_keys(*cache, batch, args, indexer, rows_of(keys, s.indexer.head_dim),
                           rows_of(angles, s.indexer.rotary_dim));
   }
@@ -189,7 +189,7 @@ std::vector<Floats> run(const std::string& isa, Precision precision, int threads
     }
     batch.token_ids.resize(static_cast<size_t>(rows * count));
     Floats out(q.size());
-    cpu->store_kv(*cache, batch, args, rows_of(k, kv_width), rows_of(v, kv_width));
+    store_kv(*cpu, *cache, batch, args, rows_of(k, kv_width), rows_of(v, kv_width));
     cpu->store_index_keys(*cache, batch, args, indexer, rows_of(index_k, s.indexer.head_dim),
                           rows_of(angles, s.indexer.rotary_dim));
     cpu->indexed_attention(*cache, batch, args, indexer, rows_of(index_q, index_width), rows_of(q, q_width),
@@ -341,7 +341,7 @@ TEST_CASE("a row that an indexer lets see everything has the bits of attention w
     batch.sequences.push_back({0, static_cast<int32_t>(shape.length), 0, {table}});
     Floats q = sequence.q, k = sequence.k, v = sequence.v, out(q.size());
     const int64_t width = shape.kv_heads * shape.head_dim;
-    cpu->store_kv(*cache, batch, args, rows_of(k, width), rows_of(v, width));
+    store_kv(*cpu, *cache, batch, args, rows_of(k, width), rows_of(v, width));
     cpu->attention(*cache, batch, args, rows_of(q, shape.heads * shape.head_dim),
                    rows_of(out, shape.heads * shape.head_dim));
     CHECK(same_bits(run(isa, Precision::bf16, 2, shape, norm, {&sequence}, 17)[0], out));

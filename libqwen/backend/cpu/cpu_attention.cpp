@@ -30,40 +30,54 @@ void store(const Element* vector, int64_t head_dim, int64_t slot, int64_t row_wi
 
 }  // namespace
 
-void CpuBackend::store_kv(CacheStorage& storage, const Batch& batch, const AttentionArgs& args, Rows k,
-                          Rows v) {
+void CpuBackend::store_heads(CacheStorage& storage, const Batch& batch, const AttentionArgs& args,
+                             const HeadNorms& norms, Rows angles, Rows q, Rows k, Rows v) {
   auto& cache = static_cast<CpuCache&>(storage);
-  const CacheLayout layout = cache.layout();
-  counted(Op::store_kv, layout.format);
-  const int64_t head_dim = args.head_dim, row_width = layout.row_width(head_dim);
-  // One item is one key/value head of the whole batch: its blocks stay in one core's cache for attention.
-  const int64_t heads_per_item = std::max<int64_t>(1, 8192 / std::max<int64_t>(1, batch.rows() * head_dim));
-  const int64_t items = (args.kv_heads + heads_per_item - 1) / heads_per_item;
+  counted(Op::store_kv, cache.format());
+  if (norms.q != nullptr) counted(Op::rms_norm, Format::f32);
+  if (angles.width > 0) counted(Op::rope, Format::f32);
+  const int64_t head_dim = args.head_dim, half = angles.width / 2;
+  // In place: norm and rotation of a row's heads.
+  const auto prepare = [&](const Rows& x, int64_t r, const Weight* norm) {
+    const int64_t heads = x.width / head_dim;
+    float* const first = row(x, r);
+    for (int64_t h = 0; h < heads && norm != nullptr; ++h) {
+      float* const head = first + h * head_dim;
+      kernels_.rms_norm(head, own(*norm).floats(), norms.eps, head_dim, head);
+    }
+    if (half > 0) kernels_.rope(first, heads, head_dim, row(angles, r), row(angles, r) + half, half);
+  };
+  // As many rows as a block of the cache has: two threads at one block would take its lines from each other.
+  list_items(batch, kCacheBlock, 1, std::numeric_limits<int64_t>::max());
   scratch(head_dim);
-  pool_.for_each(items, [&](int64_t item, int worker) {
+  pool_.for_each(static_cast<int64_t>(attention_items_.size()), [&](int64_t index, int worker) {
+    const AttentionItem& item = attention_items_[static_cast<size_t>(index)];
+    const SequenceRows& sequence = batch.sequences[static_cast<size_t>(item.sequence)];
+    const int64_t first = sequence.first_row + item.first_row;
+    for (int64_t r = first; r < first + item.rows; ++r) {
+      if (q.width > 0) prepare(q, r, norms.q);
+      prepare(k, r, norms.k);
+    }
     auto* const narrowed = reinterpret_cast<uint16_t*>(worker_scratch(worker));
-    const int64_t last_head = std::min(args.kv_heads, (item + 1) * heads_per_item);
-    for (int64_t head = item * heads_per_item; head < last_head; ++head) {
-      for (const SequenceRows& sequence : batch.sequences) {
-        const std::span<const int32_t> table = sequence.block_tables[static_cast<size_t>(args.group)];
-        for (int64_t r = 0; r < sequence.row_count; ++r) {
-          const int64_t position = sequence.context_length + r;
-          const int64_t slot = position % kCacheBlock;
-          const int64_t block = table[static_cast<size_t>(position / kCacheBlock)];
-          const int64_t at = (sequence.first_row + r) * k.width + head * head_dim;
-          const float* const key = static_cast<const float*>(k.data) + at;
-          const float* const value = static_cast<const float*>(v.data) + at;
-          std::byte* const keys = cache.keys(args.layer, block, head);
-          std::byte* const values = cache.values(args.layer, block, head);
-          if (layout.format == Format::f32) {
-            store(key, head_dim, slot, row_width, layout.tiles, keys);
-            store(value, head_dim, slot, row_width, !layout.tiles, values);
-          } else {
-            kernels_.narrow_bf16(key, head_dim, narrowed);
-            store(narrowed, head_dim, slot, row_width, layout.tiles, keys);
-            kernels_.narrow_bf16(value, head_dim, narrowed);
-            store(narrowed, head_dim, slot, row_width, !layout.tiles, values);
-          }
+    const CacheLayout& layout = cache.layout();
+    const int64_t row_width = layout.row_width(head_dim);
+    const std::span<const int32_t> table = sequence.block_tables[static_cast<size_t>(args.group)];
+    for (int64_t head = 0; head < args.kv_heads; ++head) {
+      for (int64_t r = 0; r < item.rows; ++r) {
+        const int64_t position = sequence.context_length + item.first_row + r, slot = position % kCacheBlock;
+        const int64_t block = table[static_cast<size_t>(position / kCacheBlock)];
+        const float* const key = row(k, first + r) + head * head_dim;
+        const float* const value = row(v, first + r) + head * head_dim;
+        std::byte* const keys = cache.keys(args.layer, block, head);
+        std::byte* const values = cache.values(args.layer, block, head);
+        if (layout.format == Format::f32) {
+          store(key, head_dim, slot, row_width, layout.tiles, keys);
+          store(value, head_dim, slot, row_width, !layout.tiles, values);
+        } else {
+          kernels_.narrow_bf16(key, head_dim, narrowed);
+          store(narrowed, head_dim, slot, row_width, layout.tiles, keys);
+          kernels_.narrow_bf16(value, head_dim, narrowed);
+          store(narrowed, head_dim, slot, row_width, !layout.tiles, values);
         }
       }
     }
@@ -80,6 +94,28 @@ void CpuBackend::attend(const CpuCache& cache, const AttentionTask& task) const 
   kernels_.attention[static_cast<int>(cache.format())](task);
 }
 
+// All rows at positions before `end`, some of a sequence at a time, for each head. Later rows see more positions: listed last to
+// first, the largest items are claimed first and the small ones fill up.
+void CpuBackend::list_items(const Batch& batch, int64_t rows_per_item, int64_t heads, int64_t end) {
+  attention_items_.clear();
+  try {
+    for (size_t s = 0; s < batch.sequences.size(); ++s) {
+      const SequenceRows& sequence = batch.sequences[s];
+      const int64_t rows = std::min<int64_t>(sequence.row_count, end - sequence.context_length);
+      for (int64_t piece = rows <= 0 ? -1 : (rows - 1) / rows_per_item; piece >= 0; --piece) {
+        const int64_t first = piece * rows_per_item;
+        for (int64_t head = 0; head < heads; ++head) {
+          attention_items_.push_back({static_cast<int32_t>(s), static_cast<int32_t>(head),
+                                      static_cast<int32_t>(first),
+                                      static_cast<int32_t>(std::min(rows_per_item, rows - first))});
+        }
+      }
+    }
+  } catch (const std::bad_alloc&) {
+    fail(Status::out_of_memory, "cannot allocate the list of attention items of ", batch.rows(), " rows");
+  }
+}
+
 void CpuBackend::attention(const CacheStorage& storage, const Batch& batch, const AttentionArgs& args, Rows q,
                            Rows out) {
   attend(static_cast<const CpuCache&>(storage), batch, args, std::numeric_limits<int64_t>::max(), q, out);
@@ -91,25 +127,7 @@ void CpuBackend::attend(const CpuCache& cache, const Batch& batch, const Attenti
   const int64_t query_heads = args.heads / args.kv_heads;
   const int64_t rows_per_item = std::max<int64_t>(1, kQueriesPerItem / query_heads);
 
-  // Later rows see more positions: listed last to first, the largest items are claimed first and the small
-  // ones fill up.
-  attention_items_.clear();
-  try {
-    for (size_t s = 0; s < batch.sequences.size(); ++s) {
-      const SequenceRows& sequence = batch.sequences[s];
-      const int64_t rows = std::min<int64_t>(sequence.row_count, end - sequence.context_length);
-      for (int64_t piece = rows <= 0 ? -1 : (rows - 1) / rows_per_item; piece >= 0; --piece) {
-        const int64_t first = piece * rows_per_item;
-        for (int64_t head = 0; head < args.kv_heads; ++head) {
-          attention_items_.push_back({static_cast<int32_t>(s), static_cast<int32_t>(head),
-                                      static_cast<int32_t>(first),
-                                      static_cast<int32_t>(std::min(rows_per_item, rows - first))});
-        }
-      }
-    }
-  } catch (const std::bad_alloc&) {
-    fail(Status::out_of_memory, "cannot allocate the list of attention items of ", batch.rows(), " rows");
-  }
+  list_items(batch, rows_per_item, args.kv_heads, end);
   scratch(attention_floats(rows_per_item * query_heads, args.head_dim));
   const PackedRows packed = packed_rows(out);
 

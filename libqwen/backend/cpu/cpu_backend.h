@@ -56,7 +56,8 @@ class CpuBackend final : public Backend {
   void rope_angles(const RopeTable& table, std::span<const std::array<int32_t, 3>> positions,
                    Rows out) override;
   void rope(Rows x, int64_t head_dim, Rows angles) override;
-  void store_kv(CacheStorage& cache, const Batch& batch, const AttentionArgs& args, Rows k, Rows v) override;
+  void store_heads(CacheStorage& cache, const Batch& batch, const AttentionArgs& args, const HeadNorms& norms,
+                   Rows angles, Rows q, Rows k, Rows v) override;
   void attention(const CacheStorage& cache, const Batch& batch, const AttentionArgs& args, Rows q,
                  Rows out) override;
   void store_index_keys(CacheStorage& cache, const Batch& batch, const AttentionArgs& args,
@@ -145,6 +146,8 @@ class CpuBackend final : public Backend {
   void pick_groups(const CpuCache& cache, const SequenceRows& sequence, const AttentionArgs& args,
                    const IndexerShape& shape, int64_t position, const float* query, float* scratch,
                    std::span<int32_t> picked) const;
+
+  void list_items(const Batch& batch, int64_t rows_per_item, int64_t heads, int64_t end);
 
   // Some rows of one sequence and one key/value head.
   struct AttentionItem {
