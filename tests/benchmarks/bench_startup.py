@@ -74,7 +74,7 @@ def run(program: Path, model: Path, prompt: str, answer: int, options: list[str]
         text = output.read()
     if status != 0:
         sys.exit(f"{program.name} failed")
-    figures: dict[str, float] = json.loads(text)
+    figures: dict[str, float] = {key: value for key, value in json.loads(text).items() if key != "tokens"}
     figures |= {"exit": (end - begin) * 1e-6, "user": usage.ru_utime * 1e3, "system": usage.ru_stime * 1e3}
     return figures | {"faults": usage.ru_minflt, "read_faults": usage.ru_majflt, "peak_mb": usage.ru_maxrss * 1024e-6}
 
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("options", nargs="*", metavar="KEY=VALUE")
     given = parser.parse_args()
     if not given.model.exists():
-        sys.exit(f"{given.model}: no such model; bench_generate.py makes it")
+        sys.exit(f"{given.model}: no such model; random_checkpoint.py makes it")
     libraries = [folder.resolve() for folder in given.library or [installed_library()]]
     results: dict[str, list[dict[str, float]]] = {str(folder): [] for folder in libraries}
     with tempfile.TemporaryDirectory() as temporary:

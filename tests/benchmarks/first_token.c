@@ -1,10 +1,12 @@
-/* From the start of a process to the first token of an answer, and what each stage took. bench_startup.py drives it:
+/* From the start of a process to the first token of an answer, and what each stage took. bench_startup.py and bench_peers.py
+ * drive it:
  *
  *     first_token MODEL PROMPT BEGIN [ANSWER [KEY=VALUE …]]
  *
  * BEGIN: CLOCK_MONOTONIC of the moment just before this process was made, in nanoseconds; ANSWER: how many tokens to generate, 1
  * unless given; KEY=VALUE: options of the engine. A PROMPT "N" of digits alone is a prompt of N tokens instead of a text.
- * Prints one line of JSON: milliseconds from BEGIN to the end of each stage, and how many tokens the prompt had. */
+ * Prints one line of JSON: how many tokens the prompt had, the first of the answer, and milliseconds from BEGIN to the end of each
+ * stage. */
 #include <ctype.h>
 #include <qwen.h>
 #include <stdint.h>
@@ -16,6 +18,7 @@
 enum { MAIN, OPEN, ENGINE, TOKEN, ANSWERED, FREED, STAGES };
 static const char *const kNames[STAGES] = {"main", "open", "engine", "token", "answer", "freed"};
 static int64_t begin, ends[STAGES];
+static int32_t first_token;
 
 static void end_of(int stage) {
   struct timespec now;
@@ -25,7 +28,9 @@ static void end_of(int stage) {
 
 static int32_t on_event(const qwen_event *event, void *user) {
   (void)user;
-  if (event->token_count > 0 && ends[TOKEN] == 0) end_of(TOKEN);
+  if (event->token_count == 0 || ends[TOKEN] != 0) return 0;
+  first_token = event->token_ids[0];
+  end_of(TOKEN);
   return 0;
 }
 
@@ -89,7 +94,7 @@ int main(int argc, char **argv) {
   qwen_options_free(request);
   qwen_options_free(options);
   end_of(FREED);
-  printf("{\"prompt_tokens\": %lld", (long long)stats.prompt_tokens);
+  printf("{\"prompt_tokens\": %lld, \"tokens\": [%d]", (long long)stats.prompt_tokens, first_token);
   for (int i = 0; i < STAGES; ++i) printf(", \"%s\": %.3f", kNames[i], (double)ends[i] * 1e-6);
   puts("}");
   return failed;

@@ -208,8 +208,8 @@ class Engine:
         serve = [python, str(HERE / "peer_worker.py"), *(f"--option={option}" for option in options), name, *given]
         process: list[str] = []
         if programs is not None and name == OURS:
-            program = compiled("process_libqwen", programs, package / "include", package / "lib", ["-lqwen"])
-            process = [program, *given, TEXT]
+            program = compiled("first_token", programs, package / "include", package / "lib", ["-lqwen"])
+            process = [program, str(model), TEXT, "0", "1", f"threads={threads}", "context_length=2048"]
         elif programs is not None and name == "llama.cpp":
             links = ["-lllama", "-lggml-base"]
             program = compiled("process_llama", programs, package.parent / "include", package / "lib", links)

@@ -68,7 +68,7 @@ class LibQwen:
         return timed(begin, first, self.steps[full[-1]][0] if full else first, tokens)
 
     def first_token(self, text: str) -> Answer:
-        raise NotImplementedError("process_libqwen.c does that")
+        raise NotImplementedError("first_token.c does that")
 
 
 class LlamaCpp:
