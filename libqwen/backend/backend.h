@@ -282,8 +282,9 @@ class Backend {
   virtual void gather(Rows x, std::span<const int32_t> rows, Rows out) = 0;
   // out[rows[i]] += scale * x[i]; no row twice.
   virtual void scatter_add(Rows x, std::span<const int32_t> rows, float scale, Rows out) = 0;
-  // Copies rows to host memory as float32.
-  virtual void read(Rows x, float* host) = 0;
+  // Rows as float32 in host memory: where the backend's memory is that, x itself, until its memory is handed out again; elsewhere
+  // what is read into `copy`.
+  virtual std::span<float> host(Rows x, std::vector<float>& copy) = 0;
 };
 
 struct CpuOptions {

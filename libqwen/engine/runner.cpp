@@ -40,8 +40,7 @@ Runner::Runner(std::shared_ptr<const Model> model, std::unique_ptr<Backend> back
 
 // Of the sequences that want them. Placed by position: a request that was preempted computes its rows again.
 void Runner::keep_hidden_states(const ScheduledStep& step, int64_t index, Rows rows) {
-  hidden_.resize(static_cast<size_t>(rows.rows * rows.width));
-  backend_->read(rows, hidden_.data());
+  const std::span<const float> hidden = backend_->host(rows, hidden_);
   for (size_t i = 0; i < step.sequences.size(); ++i) {
     if (!wanted(step.sequences[i]).hidden_states) continue;
     const SequenceRows& sequence = step.batch.sequences[i];
@@ -49,7 +48,7 @@ void Runner::keep_hidden_states(const ScheduledStep& step, int64_t index, Rows r
     const int64_t skipped = std::max<int64_t>(0, first_wanted - sequence.context_length);
     if (skipped >= sequence.row_count) continue;
     std::vector<float>& state = step.sequences[i]->request().hidden_states[static_cast<size_t>(index)];
-    std::copy_n(hidden_.data() + (sequence.first_row + skipped) * rows.width,
+    std::copy_n(hidden.data() + (sequence.first_row + skipped) * rows.width,
                 (sequence.row_count - skipped) * rows.width,
                 state.data() + (sequence.context_length + skipped - first_wanted) * rows.width);
   }
@@ -99,10 +98,9 @@ void Runner::predict_further(const ScheduledStep& step, Rows hidden) {
                   .adapters = {},  // they know nothing of the head
                   .capture_hidden = {}};
   const Rows logits = model_->forward_mtp(pass, next_ids, own_hidden);
-  logits_.resize(static_cast<size_t>(logits.rows * logits.width));
-  if (!logits_.empty()) backend_->read(logits, logits_.data());
+  const std::span<const float> values = backend_->host(logits, logits_);
   for (size_t i = 0; i < targets.size(); ++i)
-    std::copy_n(logits_.data() + static_cast<int64_t>(i) * logits.width, logits.width,
+    std::copy_n(values.data() + static_cast<int64_t>(i) * logits.width, logits.width,
                 targets[i].logits->data() + targets[i].index * logits.width);
 }
 
@@ -125,10 +123,7 @@ std::span<float> Runner::forward(const ScheduledStep& step) {
       if (mtp_logits && index == model_->config().num_hidden_layers) predict_further(step, rows);
     };
   }
-  const Rows logits = model_->forward(pass);
-  logits_.resize(static_cast<size_t>(logits.rows * logits.width));
-  if (!logits_.empty()) backend_->read(logits, logits_.data());
-  return logits_;
+  return backend_->host(model_->forward(pass), logits_);
 }
 
 // Of the prompts that this step completes; only their rows leave the backend's memory.
@@ -146,10 +141,9 @@ void Runner::keep_last_hidden(const ScheduledStep& step, Rows hidden) {
   if (last.empty()) return;
   const Rows gathered = workspace_->rows(static_cast<int64_t>(last.size()), hidden.width);
   backend_->gather(hidden, last, gathered);
-  hidden_.resize(static_cast<size_t>(gathered.rows * gathered.width));
-  backend_->read(gathered, hidden_.data());
+  const std::span<const float> values = backend_->host(gathered, hidden_);
   for (size_t i = 0; i < requests.size(); ++i)
-    std::copy_n(hidden_.data() + static_cast<int64_t>(i) * hidden.width, hidden.width,
+    std::copy_n(values.data() + static_cast<int64_t>(i) * hidden.width, hidden.width,
                 requests[i]->last_hidden.data());
 }
 

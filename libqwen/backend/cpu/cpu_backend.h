@@ -79,7 +79,7 @@ class CpuBackend final : public Backend {
   void gate_streams(Rows key, Rows query, Rows value, Rows out) override;
   void gather(Rows x, std::span<const int32_t> rows, Rows out) override;
   void scatter_add(Rows x, std::span<const int32_t> rows, float scale, Rows out) override;
-  void read(Rows x, float* host) override;
+  std::span<float> host(Rows x, std::vector<float>& copy) override;
 
  private:
   enum class Op : uint8_t {
