@@ -62,16 +62,17 @@ void Attention::forward(const Step& step, const ModelConfig& config, const Cache
   CacheStorage& cache = *caches[static_cast<size_t>(group)];
   const HeadNorms norms{.q = q_norm.get(), .k = k_norm.get(), .eps = static_cast<float>(config.rms_norm_eps)};
   backend.store_heads(cache, batch, args, norms, angles, q, k, v);
-  const Rows gated = input_rows(step, x.rows, q.width, {&o_proj});
-  const Rows mixed = config.attention_gate || index ? workspace.rows(x.rows, q.width) : gated;
+  // What o_proj reads, written by the gate or by attention itself; the indexed kind writes plain rows.
+  const bool plain = index && !config.attention_gate;
+  const Rows last = plain ? workspace.rows(x.rows, q.width) : input_rows(step, x.rows, q.width, {&o_proj});
+  const Rows mixed = config.attention_gate ? workspace.rows(x.rows, q.width) : last;
   if (index) {
     backend.indexed_attention(cache, batch, args, index->args, index->queries, q, mixed);
   } else {
     backend.attention(cache, batch, args, q, mixed);
   }
-  if (config.attention_gate) backend.sigmoid_mul(gate, mixed, gated);
-  project(step, config.attention_gate ? gated : mixed,
-          {{.linear = o_proj, .out = x, .accumulate = accumulate}});
+  if (config.attention_gate) backend.sigmoid_mul(gate, mixed, last);
+  project(step, last, {{.linear = o_proj, .out = x, .accumulate = accumulate}});
 }
 
 }  // namespace qwen
