@@ -26,7 +26,7 @@ def stream():
     for event in session.stream_ids([5], max_tokens=30000, ignore_eos=True): pass
 def forward(): model.forward([[5] * 4000])
 def answers(): model.generate([[5], [6]], 30000, ignore_eos=True)
-def run(): session.run(None, {"input_ids": [[5] * 3000]})
+def run(): session.run(None, {"input_ids": [[5] * 9000]})
 def event_loop():
     async def work():
         stream = AsyncGenerationStream(session._asubmit(Prompt.from_ids([5]), None, {"ignore_eos": True}, True))
@@ -38,7 +38,7 @@ try:
     print("ended by itself", flush=True)
 except KeyboardInterrupt:
     print(time.monotonic(), flush=True)
-end = time.monotonic() + 10
+end = time.monotonic() + 60
 while session.stats().running and time.monotonic() < end: time.sleep(0.01)
 print(session.stats().running, len(session.generate_ids([5], max_tokens=3, ignore_eos=True)), flush=True)
 """
