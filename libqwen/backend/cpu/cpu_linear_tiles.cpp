@@ -94,8 +94,10 @@ void CpuBackend::linear_in_tiles(Rows x, std::span<const Projection> projections
   const int64_t matrices = up != nullptr ? 2 : 1;
   const int64_t step = few || up != nullptr ? kTileRows : 2 * kTileRows;
   const int64_t largest =
-      few ? kFewPanel : std::max<int64_t>(kPanelBytes / (2 * matrices * x.width) / 32, 1) * 32;
-  const int64_t panel = std::clamp(outputs / (4 * pool_.threads()) / step * step, step, largest);
+      few ? kFewPanel
+          : std::max<int64_t>(kPanelBytes / (2 * matrices * slice_chunks(x.width) * kTileInputs) / 32, 1) *
+                32;
+  const int64_t panel = std::clamp(outputs / (2 * pool_.threads()) / step * step, step, largest);
   const int64_t tile_floats =
       tile_scratch_bytes(x.rows, panel * matrices, x.width) / static_cast<int64_t>(sizeof(float));
   const int64_t copy_floats = in_place ? 0 : (panel * x.width + 1) / 2;

@@ -64,11 +64,20 @@ struct TileLinearTask {
 // Up to here the weights are read where they lie; with more rows a panel of them is first copied into tiles.
 static constexpr int64_t kFewTileRows = 64;
 
+// Rows of more than 2048 inputs are multiplied slice by slice, about 1024 inputs each, the sums kept in between: a panel that
+// stays in L2 then has outputs enough that the activations, which do not, are not fetched too often.
+static constexpr int64_t slice_chunks(int64_t k) {
+  const int64_t chunks = packed_chunks(k), slices = chunks > 64 ? chunks / 32 : 1;
+  return (chunks + slices - 1) / slices;
+}
+
 // outputs: those of `up` count, too.
 static constexpr int64_t tile_scratch_bytes(int64_t rows, int64_t outputs, int64_t k) {
   if (rows <= kFewTileRows) return kTileBytes;
-  const int64_t tiles = (outputs + kTileRows - 1) / kTileRows;
-  return (tiles * packed_chunks(k) + 3 * (tiles + 1)) * kTileBytes;  // the panel, and sums of three groups
+  const int64_t tiles = (outputs + kTileRows - 1) / kTileRows, slice = slice_chunks(k);
+  const int64_t kept = slice < packed_chunks(k) ? (rows + 3 * kTileRows - 1) / (3 * kTileRows) : 1;
+  return (tiles * slice + 3 * (tiles + 1) * kept) *
+         kTileBytes;  // the panel, and sums of three groups at a time
 }
 
 // Attention (AttentionTask of kernels.h) reads keys and values as tiles' first operand: of a block of the cache, keys lie

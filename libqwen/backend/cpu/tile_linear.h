@@ -134,22 +134,34 @@ void few_rows(const TileLinearTask& task) {
 
 // The activations of the next rows: on their way to L2 while those of these rows are multiplied, some lines with every chunk.
 struct Ahead {
-  const std::byte* line = nullptr;
-  int64_t lines = 0;
+  const std::byte* group = nullptr;
+  int64_t step = 0;  // bytes from one group's to the next
+  int64_t groups = 0;
+  int64_t lines = 0;  // of a group
   int64_t per_chunk = 0;
+  int64_t line = 0;
 
   void ask() {
-    for (int64_t i = at_most(per_chunk, lines); i > 0; --i, --lines, line += 64)
-      _mm_prefetch(reinterpret_cast<const char*>(line), _MM_HINT_T1);
+    for (int64_t i = per_chunk; i > 0 && groups > 0; --i) {
+      _mm_prefetch(reinterpret_cast<const char*>(group + line * 64), _MM_HINT_T1);
+      if (++line < lines) continue;
+      line = 0;
+      group += step;
+      --groups;
+    }
   }
 };
 
+// Storing a tile after a microsecond in which none was stored takes 0.3 us longer (measured; not documented): so something is
+// stored now and then.
+constexpr int64_t kStoreEvery = 8;  // chunks
+
 // sums[m][n] of M weight tiles, side by side, and N groups of activations over all chunks. Six sums take more products per tile
 // read from L2 than four would, and leave a register for either side: activations are gone through forth and back, so that the
-// last one is the first of the next weights.
+// last one is the first of the next weights. resume: what is there is added to.
 template <int M, int N>
 void block(const std::byte* weight, const std::byte* x, int64_t x_group, int64_t chunks, Ahead& next,
-           float* sums) {
+           bool resume, float* sums) {
   const auto each = [&](auto run) __attribute__((always_inline)) {
     run.template operator()<0>(sums);
     if constexpr (N > 1) run.template operator()<1>(sums + kSums);
@@ -158,9 +170,14 @@ void block(const std::byte* weight, const std::byte* x, int64_t x_group, int64_t
     if constexpr (M > 1 && N > 1) run.template operator()<4>(sums + 4 * kSums);
     if constexpr (M > 1 && N > 2) run.template operator()<5>(sums + 5 * kSums);
   };
-  each([]<int T>(float*) __attribute__((always_inline)) { clear<T>(); });
+  alignas(64) std::byte unread[kTileBytes];
+  if (resume)
+    each([]<int T>(float* at) __attribute__((always_inline)) { load<T>(at, 64); });
+  else
+    each([]<int T>(float*) __attribute__((always_inline)) { clear<T>(); });
   for (int64_t chunk = 0; chunk < chunks; ++chunk, weight += M * kTileBytes, x += kTileBytes) {
     next.ask();
+    if (chunk % kStoreEvery == kStoreEvery - 1) store<7>(unread, 64);
     load<6>(weight, 64);
     load<7>(x, 64);
     multiply<0, 6, 7>();
@@ -188,14 +205,21 @@ void block(const std::byte* weight, const std::byte* x, int64_t x_group, int64_t
   each([]<int T>(float* at) __attribute__((always_inline)) { store<T>(at, 64); });
 }
 
-// All inputs of 16 outputs as tiles, `step` bytes from one to the next: written in order, as stores like it best.
-inline void copy_tiles(const TileLinearTask& task, const std::byte* matrix, int64_t output, std::byte* to,
-                       int64_t step) {
+// Some inputs of all outputs: a slice of the matrix.
+struct Slice {
+  int64_t first = 0;  // chunk
+  int64_t chunks = 0;
+};
+
+// A slice of 16 outputs as tiles, `step` bytes from one to the next: written in order, as stores like it best.
+inline void copy_tiles(const TileLinearTask& task, const std::byte* matrix, int64_t output, Slice slice,
+                       std::byte* to, int64_t step) {
   constexpr int64_t kAtOnce = 4;
-  const int64_t chunks = packed_chunks(task.k);
-  int64_t chunk = 0;
+  int64_t chunk = slice.first;
+  const int64_t last = slice.first + slice.chunks;
   if (task.outputs - output >= kTileRows) {
-    for (; (chunk + kAtOnce) * kTileInputs <= task.k; chunk += kAtOnce, to += kAtOnce * step) {
+    for (; chunk + kAtOnce <= last && (chunk + kAtOnce) * kTileInputs <= task.k;
+         chunk += kAtOnce, to += kAtOnce * step) {
       const std::byte* from = matrix + output * task.weight_stride + chunk * 64;
       for (int64_t r = 0; r < kTileRows; ++r, from += task.weight_stride)
 #pragma GCC unroll 4
@@ -203,49 +227,60 @@ inline void copy_tiles(const TileLinearTask& task, const std::byte* matrix, int6
           _mm512_store_si512(to + i * step + r * 64, _mm512_loadu_si512(from + i * 64));
     }
   }
-  for (; chunk < chunks; ++chunk, to += step) copy_tile(task, matrix, output, chunk * kTileInputs, to);
+  for (; chunk < last; ++chunk, to += step) copy_tile(task, matrix, output, chunk * kTileInputs, to);
 }
 
 // The panel, two tiles side by side: [pair][chunk][2]. A pair are 16 outputs and the next 16; or with `up` the same 16 outputs of
 // both matrices.
-inline void copy_panel(const TileLinearTask& task, std::byte* to) {
+inline void copy_panel(const TileLinearTask& task, Slice slice, std::byte* to) {
   const bool gated = task.up != nullptr;
   for (int64_t output = 0; output < task.outputs; output += gated ? kTileRows : 2 * kTileRows) {
     const int64_t tiles = gated || task.outputs - output > kTileRows ? 2 : 1;
-    copy_tiles(task, task.weight, output, to, tiles * kTileBytes);
+    copy_tiles(task, task.weight, output, slice, to, tiles * kTileBytes);
     if (tiles == 2)
-      copy_tiles(task, gated ? task.up : task.weight, gated ? output : output + kTileRows, to + kTileBytes,
-                 tiles * kTileBytes);
-    to += tiles * packed_chunks(task.k) * kTileBytes;
+      copy_tiles(task, gated ? task.up : task.weight, gated ? output : output + kTileRows, slice,
+                 to + kTileBytes, tiles * kTileBytes);
+    to += tiles * slice.chunks * kTileBytes;
   }
 }
 
 void many_rows(const TileLinearTask& task) {
   const bool gated = task.up != nullptr;
-  const int64_t chunks = packed_chunks(task.k), x_group = chunks * kTileBytes;
+  const int64_t chunks = packed_chunks(task.k), slice_size = slice_chunks(task.k),
+                x_group = chunks * kTileBytes;
   const int64_t groups = (task.rows + kTileRows - 1) / kTileRows,
                 tiles = (task.outputs + kTileRows - 1) / kTileRows * (gated ? 2 : 1);
   std::byte* const panel = task.scratch;
-  auto* const sums = reinterpret_cast<float*>(panel + tiles * x_group);  // [pair][2][3]
-  copy_panel(task, panel);
-  for (int64_t g = 0; g < groups; g += 3) {
-    const int64_t n = at_most(3, groups - g);
-    const int64_t next_lines = at_least(at_most(3, groups - g - 3), 0) * x_group / 64,
-                  asks = (tiles + 1) / 2 * chunks;
-    Ahead next{task.x + (g + 3) * x_group, next_lines, (next_lines + asks - 1) / asks};
-    const std::byte* weight = panel;
-    for (int64_t t = 0; t < tiles; t += 2) {
-      const int64_t m = at_most(2, tiles - t);
-      constexpr decltype(&block<1, 1>) kBlocks[] = {block<1, 1>, block<1, 2>, block<1, 3>,
-                                                    block<2, 1>, block<2, 2>, block<2, 3>};
-      float* const own = sums + 3 * t * kSums;
-      kBlocks[3 * (m - 1) + n - 1](weight, task.x + g * x_group, x_group, chunks, next, own);
-      if (gated) gate(own, own + 3 * kSums, n * kSums);
-      weight += m * x_group;
+  auto* const all_sums = reinterpret_cast<float*>(panel + tiles * slice_size * kTileBytes);
+  for (Slice slice{0, slice_size}; slice.first < chunks; slice.first += slice_size) {
+    slice.chunks = at_most(slice_size, chunks - slice.first);
+    const bool last = slice.first + slice.chunks == chunks;
+    copy_panel(task, slice, panel);
+    for (int64_t g = 0; g < groups; g += 3) {
+      const int64_t n = at_most(3, groups - g), asks = (tiles + 1) / 2 * slice.chunks;
+      const std::byte* const x = task.x + g * x_group + slice.first * kTileBytes;
+      Ahead next{.group = x + 3 * x_group,
+                 .step = x_group,
+                 .groups = at_least(at_most(3, groups - g - 3), 0),
+                 .lines = slice.chunks * kTileBytes / 64};
+      next.per_chunk = (next.groups * next.lines + asks - 1) / asks;
+      // [pair][2][3]; of every three groups their own where they wait for the next slice.
+      float* const sums = all_sums + (slice_size < chunks ? g / 3 : 0) * 3 * (tiles + 1) * kSums;
+      const std::byte* weight = panel;
+      for (int64_t t = 0; t < tiles; t += 2) {
+        const int64_t m = at_most(2, tiles - t);
+        constexpr decltype(&block<1, 1>) kBlocks[] = {block<1, 1>, block<1, 2>, block<1, 3>,
+                                                      block<2, 1>, block<2, 2>, block<2, 3>};
+        float* const own = sums + 3 * t * kSums;
+        kBlocks[3 * (m - 1) + n - 1](weight, x, x_group, slice.chunks, next, slice.first > 0, own);
+        if (gated && last) gate(own, own + 3 * kSums, n * kSums);
+        weight += m * slice.chunks * kTileBytes;
+      }
+      if (!last) continue;
+      for (int64_t j = 0; j < n; ++j)
+        for (int64_t t = 0; t < tiles; t += gated ? 2 : 1)
+          write_out(task, sums + (3 * t + j) * kSums, (g + j) * kTileRows, (gated ? t / 2 : t) * kTileRows);
     }
-    for (int64_t j = 0; j < n; ++j)
-      for (int64_t t = 0; t < tiles; t += gated ? 2 : 1)
-        write_out(task, sums + (3 * t + j) * kSums, (g + j) * kTileRows, (gated ? t / 2 : t) * kTileRows);
   }
 }
 
