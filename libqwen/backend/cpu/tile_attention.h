@@ -10,7 +10,7 @@ namespace {
 
 // What a group's columns see. Lane l of a vector of scores holds column l % columns, l / columns positions behind the first.
 struct Columns {
-  __m512 maximum;
+  __m512 maximum;        // of the scores so far, in units of the exponent: times scale, times log2(e)
   __m512i last, before;  // a vector that begins at position p: lanes with before < p <= last are seen
 };
 
@@ -106,25 +106,47 @@ inline void score_block(const TileAttention& a, const std::byte* keys, int64_t g
   }
 }
 
+// 2^x, for x up to 0: 2^round(x) and the Taylor series of the rest, whose error of 3e-6 is far below what rounding the result to
+// bfloat16 loses.
+inline __m512 exp2(__m512 x) {
+  x = _mm512_max_ps(_mm512_set1_ps(-200), x);  // 0 from there on, -inf included; a NaN stays one
+  const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m512 rest = _mm512_sub_ps(x, whole);
+  __m512 sum = _mm512_set1_ps(0.00133335581f);  // ln(2)^5 / 5!
+  constexpr float kNext[] = {0.00961812911f, 0.0555041087f, 0.240226507f, 0.693147181f, 1};  // ln(2)^n / n!
+  for (const float next : kNext)
+    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(next));
+  return _mm512_scalef_ps(sum, whole);
+}
+
 // A group's scores of blocks [first_block, last_block) of the span become probabilities; its sums so far are brought to the
-// new maximum.
-inline void softmax_span(const TileAttention& a, int64_t group, int64_t origin, int64_t first_block,
-                         int64_t last_block, __m512i interleave, Columns& columns) {
+// new maximum. Masked: not every column sees all of these positions.
+template <bool Masked>
+void softmax_span(const TileAttention& a, int64_t group, int64_t origin, int64_t first_block,
+                  int64_t last_block, __m512i interleave, Columns& columns) {
   const float* const scores = a.group_scores(group);
-  const int64_t per_vector = 16 / a.columns, end = last_block * kBlock;
-  const __m512 scale = _mm512_set1_ps(a.task.scale);
+  const int64_t per_vector = 16 / a.columns, begin = first_block * kBlock, end = last_block * kBlock;
+  const __m512 unit = _mm512_set1_ps(a.task.scale * 1.44269504f);
   const auto seen = [&](int64_t slot) __attribute__((always_inline)) {
+    if constexpr (!Masked) return static_cast<__mmask16>(-1);
     const __m512i position = _mm512_set1_epi32(static_cast<int>(origin + slot));
     return static_cast<__mmask16>(_mm512_cmple_epi32_mask(position, columns.last) &
                                   _mm512_cmpgt_epi32_mask(position, columns.before));
   };
   const auto score = [&](int64_t slot) __attribute__((always_inline)) {
-    return _mm512_mul_ps(_mm512_load_ps(scores + slot * a.columns), scale);
+    return _mm512_load_ps(scores + slot * a.columns);
   };
+  // Of four vectors by turns, so that none waits for the last; a block has as many. NaN is left to the exponentials.
+  __m512 largest[4];
+  for (__m512& one : largest) one = _mm512_set1_ps(-__builtin_inff());
+  for (int64_t slot = begin; slot < end; slot += 4 * per_vector)
+    for (int64_t i = 0; i < 4; ++i) {
+      const int64_t at = slot + i * per_vector;
+      if (at < end) largest[i] = _mm512_mask_max_ps(largest[i], seen(at), score(at), largest[i]);
+    }
   const __m512 before = columns.maximum;
-  __m512 now = before;
-  for (int64_t slot = first_block * kBlock; slot < end; slot += per_vector)
-    now = _mm512_mask_max_ps(now, seen(slot), score(slot), now);  // NaN is left to the exponentials
+  __m512 now = _mm512_max_ps(_mm512_max_ps(largest[0], largest[1]), _mm512_max_ps(largest[2], largest[3]));
+  now = _mm512_max_ps(_mm512_mul_ps(now, unit), before);
   const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   for (int64_t distance = a.columns; distance < 16; distance *= 2) {
     const __m512i other = _mm512_xor_si512(lanes, _mm512_set1_epi32(static_cast<int>(distance)));
@@ -133,17 +155,16 @@ inline void softmax_span(const TileAttention& a, int64_t group, int64_t origin, 
   columns.maximum = now;
   const __mmask16 moved = _mm512_cmp_ps_mask(before, now, _CMP_NEQ_UQ);
   if (moved != 0) {
-    const __m512 factor =
-        _mm512_mask_mov_ps(_mm512_set1_ps(1), moved, exp<Avx512>(_mm512_sub_ps(before, now)));
+    const __m512 factor = _mm512_mask_mov_ps(_mm512_set1_ps(1), moved, exp2(_mm512_sub_ps(before, now)));
     float* const sums = a.group_sums(group);
     for (int64_t i = 0; i < (a.value_tiles + 1) * 256; i += 16)
       _mm512_store_ps(sums + i, _mm512_mul_ps(_mm512_load_ps(sums + i), factor));
   }
   std::byte* to = a.group_probabilities(group) + first_block * a.columns * 64;
   const auto probability = [&](int64_t slot) __attribute__((always_inline)) {
-    return _mm512_maskz_mov_ps(seen(slot), exp<Avx512>(_mm512_sub_ps(score(slot), now)));
+    return _mm512_maskz_mov_ps(seen(slot), exp2(_mm512_fmsub_ps(score(slot), unit, now)));
   };
-  for (int64_t slot = first_block * kBlock; slot < end; slot += 2 * per_vector, to += 64) {
+  for (int64_t slot = begin; slot < end; slot += 2 * per_vector, to += 64) {
     const auto both = _mm512_cvtne2ps_pbh(probability(slot + per_vector), probability(slot));
     _mm512_store_si512(to, _mm512_permutexvar_epi16(interleave, reinterpret_cast<__m512i>(both)));
   }
@@ -260,8 +281,15 @@ void tile_attention(const AttentionTask& task) {
                            _mm512_maskz_loadu_epi16(mask, values[last_block - 1] + d * 64));
       values[last_block - 1] = a.last_values;
     }
-    for (int64_t g = 0; g < a.groups; ++g)
-      softmax_span(a, g, origin, first_block, last_block, interleave, a.seen[g]);
+    for (int64_t g = 0; g < a.groups; ++g) {
+      const auto position = [&](int64_t block) {
+        return _mm512_set1_epi32(static_cast<int>(origin + block * kBlock));
+      };
+      const bool all_seen = _mm512_cmple_epi32_mask(position(last_block), a.seen[g].last) == 0xffff &&
+                            _mm512_cmpgt_epi32_mask(position(first_block), a.seen[g].before) == 0xffff;
+      (all_seen ? softmax_span<false> : softmax_span<true>)(a, g, origin, first_block, last_block, interleave,
+                                                            a.seen[g]);
+    }
     int64_t g = 0;
     for (; g + 2 <= a.groups; g += 2) value_span<2>(a, values, ones, g, first_block, last_block);
     if (g < a.groups) value_span<1>(a, values, ones, g, first_block, last_block);
