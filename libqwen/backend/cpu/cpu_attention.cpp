@@ -13,7 +13,7 @@ namespace {
 
 // Rows x query heads that one attention item holds at a time: enough to use a cache block many times once it
 // is read, few enough that their partial results stay in L2 (64 x 128 floats are 32 KiB).
-constexpr int64_t kQueriesPerItem = 64;
+constexpr int64_t kQueriesPerItem = 128;
 
 // A key or value becomes one row of its block, or one column.
 template <class Element>
@@ -94,17 +94,17 @@ void CpuBackend::attend(const CpuCache& cache, const AttentionTask& task) const 
   kernels_.attention[static_cast<int>(cache.format())](task);
 }
 
-// All rows at positions before `end`, some of a sequence at a time, for each head. Later rows see more positions: listed last to
-// first, the largest items are claimed first and the small ones fill up.
+// All rows at positions before `end`, some of a sequence at a time, for each head: head after head, so that its keys and values
+// stay in a thread's cache. Later rows see more positions: listed last to first, what is left for the end are small items.
 void CpuBackend::list_items(const Batch& batch, int64_t rows_per_item, int64_t heads, int64_t end) {
   attention_items_.clear();
   try {
     for (size_t s = 0; s < batch.sequences.size(); ++s) {
       const SequenceRows& sequence = batch.sequences[s];
       const int64_t rows = std::min<int64_t>(sequence.row_count, end - sequence.context_length);
-      for (int64_t piece = rows <= 0 ? -1 : (rows - 1) / rows_per_item; piece >= 0; --piece) {
-        const int64_t first = piece * rows_per_item;
-        for (int64_t head = 0; head < heads; ++head) {
+      for (int64_t head = 0; head < heads; ++head) {
+        for (int64_t piece = rows <= 0 ? -1 : (rows - 1) / rows_per_item; piece >= 0; --piece) {
+          const int64_t first = piece * rows_per_item;
           attention_items_.push_back({static_cast<int32_t>(s), static_cast<int32_t>(head),
                                       static_cast<int32_t>(first),
                                       static_cast<int32_t>(std::min(rows_per_item, rows - first))});
