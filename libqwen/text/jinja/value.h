@@ -17,6 +17,7 @@
 
 namespace qwen::jinja {
 
+class Dict;
 class Value;
 class Runtime;
 struct CallArguments;
@@ -49,28 +50,6 @@ struct Sequence {
   // An iterator (what jinja2's map, select, ... return) is always true, has no length and can be walked only
   // once.
   mutable size_t consumed = 0;
-};
-
-// dict: insertion order, found by hash. Keys are scalars; 1, 1.0 and True are one key, as in Python.
-class Dict {
- public:
-  using Item = std::pair<Value, Value>;
-  const Value* find(const Value& key) const;
-  const Value* find(std::string_view key) const;
-  const Value* find(const char* key) const { return find(std::string_view(key)); }
-  void set(Value key, Value value);  // only while the dict is being built
-  const std::vector<Item>& items() const { return items_; }
-  size_t size() const { return items_.size(); }
-  unsigned depth() const { return depth_; }
-  void clear();
-
- private:
-  template <class Equals>
-  int64_t locate(size_t hash, const Equals& equals) const;
-  void grow();
-  std::vector<Item> items_;
-  std::vector<uint32_t> slots_;  // open addressing over items_, index + 1; empty while there are few items
-  unsigned depth_ = 1;
 };
 
 // A value with identity: namespace, macro, loop, bound method, global function.
@@ -156,6 +135,28 @@ class Value {
   using BigPtr = std::shared_ptr<const BigInteger>;
   std::variant<None, UndefinedPtr, bool, int64_t, BigPtr, double, StringPtr, SequencePtr, DictPtr, ObjectPtr>
       data_;
+};
+
+// dict: insertion order, found by hash. Keys are scalars; 1, 1.0 and True are one key, as in Python.
+class Dict {
+ public:
+  using Item = std::pair<Value, Value>;
+  const Value* find(const Value& key) const;
+  const Value* find(std::string_view key) const;
+  const Value* find(const char* key) const { return find(std::string_view(key)); }
+  void set(Value key, Value value);  // only while the dict is being built
+  const std::vector<Item>& items() const { return items_; }
+  size_t size() const { return items_.size(); }
+  unsigned depth() const { return depth_; }
+  void clear();
+
+ private:
+  template <class Equals>
+  int64_t locate(size_t hash, const Equals& equals) const;
+  void grow();
+  std::vector<Item> items_;
+  std::vector<uint32_t> slots_;  // open addressing over items_, index + 1; empty while there are few items
+  unsigned depth_ = 1;
 };
 
 // Scalars only (a Dict's keys): Python's == without recursion, and a hash that agrees with it.
