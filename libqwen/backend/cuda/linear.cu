@@ -98,7 +98,7 @@ __device__ __forceinline__ uint4 inputs(const uint16_t* row, int64_t at, int64_t
 // A block: one tile of outputs, up to 8 * kRowTiles rows; each warp a slice of k. Rows and outputs too many are the last one again,
 // and are not written.
 template <Rows16 kKind, int kRowTiles, bool kAligned>
-__global__ void __launch_bounds__(kThreads, 2) few_rows(Work work) {
+__global__ void __launch_bounds__(kThreads, kAligned ? 2 : 1) few_rows(Work work) {
   constexpr int kDepth = kRowTiles == 1 ? 4 : kRowTiles == 2 ? 2 : 1;  // spans per turn, a turn ahead
   constexpr int kStride = 20;                                          // of 16 sums: without bank conflicts
   const int lane = static_cast<int>(threadIdx.x % kWarp), warp = static_cast<int>(threadIdx.x / kWarp);
@@ -329,7 +329,7 @@ __device__ __forceinline__ float4 four(const uint16_t* from) {
 
 // A block: 32 outputs, a lane each, and up to kRows rows; each warp a slice of k. Gated: 16 outputs, their gates, then their ups.
 template <class Weight, bool kGated, int kRows>
-__global__ void __launch_bounds__(kThreads) fma_rows(Work work, bool aligned) {
+__global__ void __launch_bounds__(kThreads, 2) fma_rows(Work work, bool aligned) {
   constexpr int kOutputs = kGated ? kWarp / 2 : kWarp;
   const int lane = static_cast<int>(threadIdx.x % kWarp), warp = static_cast<int>(threadIdx.x / kWarp);
   int64_t first_output;
