@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 #include <exception>
 #include <memory>
@@ -104,6 +105,10 @@ class Executor {
   Error error(unsigned thread, const std::string& what) const;
   Error deadlock() const;
   Fiber& idle_fiber();
+  uint32_t lanes_of(unsigned warp) const {  // that the block has
+    const unsigned lanes = threads_ - warp * kLanes;
+    return lanes >= kLanes ? ~0u : (1u << lanes) - 1;
+  }
   std::string thread_name(unsigned thread) const { return cat("thread ", text(place_in(blockDim, thread))); }
 
   uint64_t seed_ = 1;
@@ -120,7 +125,7 @@ class Executor {
   std::vector<unsigned> order_;  // in which threads begin
   size_t begun_ = 0;
   std::vector<Fiber*> ready_;
-  std::vector<bool> ended_;
+  std::array<uint32_t, kMostThreads / kLanes> ended_;  // [warp] lanes
   unsigned ended_count_ = 0;
   std::vector<Fiber*> at_barrier_;
   std::source_location barrier_place_;
@@ -160,7 +165,7 @@ void Executor::run_block(unsigned block) {
   for (unsigned i = 0; i < threads_; ++i) order_[i] = i;
   dice_.shuffle(order_);
   begun_ = 0;
-  ended_.assign(threads_, false);
+  ended_.fill(0);
   ended_count_ = 0;
   copies_.resize(threads_);
 
@@ -252,8 +257,9 @@ Error Executor::deadlock() const {
   for (const auto& warp : collectives_)
     for (const Collective& pending : warp)
       waiting += cat(waiting.empty() ? "" : ", others", " at ", pending.name, " in ", text(pending.place));
-  const auto first = std::find(ended_.begin(), ended_.end(), false) - ended_.begin();
-  return error(static_cast<unsigned>(first), cat("never goes on: threads wait", waiting));
+  unsigned first = 0;
+  while (ended_[first / kLanes] >> first % kLanes & 1) ++first;
+  return error(first, cat("never goes on: threads wait", waiting));
 }
 
 void Executor::thread_ended() {
@@ -264,7 +270,7 @@ void Executor::thread_ended() {
   for (const Collective& pending : collectives_[thread / kLanes])
     if (pending.mask >> thread % kLanes & 1)
       broken(thread, cat("ends while its warp waits for it at ", pending.name, " in ", text(pending.place)));
-  ended_[thread] = true;
+  ended_[thread / kLanes] |= 1u << thread % kLanes;
   ++ended_count_;
 }
 
@@ -277,7 +283,7 @@ void Executor::barrier(const std::source_location& place) {
   const unsigned thread = current_->thread;
   if (ended_count_ > 0) {
     unsigned gone = 0;
-    while (!ended_[gone]) ++gone;
+    while ((ended_[gone / kLanes] >> gone % kLanes & 1) == 0) ++gone;
     broken(thread, cat("waits at __syncthreads in ", text(place), ", but ", thread_name(gone), " has ended"));
   }
   if (at_barrier_.empty())
@@ -299,13 +305,12 @@ void Executor::collective(const char* name, uint32_t mask, void* payload,
   const unsigned thread = current_->thread, warp = thread / kLanes, own = thread % kLanes;
   const auto here = [&] { return cat(name, " in ", text(place)); };
   if ((mask >> own & 1) == 0) broken(thread, cat("is not in the mask of ", here()));
-  for (unsigned lane = 0; lane < kLanes; ++lane) {
-    if ((mask >> lane & 1) == 0) continue;
-    const unsigned other = warp * kLanes + lane;
-    if (other >= threads_)
-      broken(thread, cat("waits at ", here(), " for lane ", lane, ", which the block does not have"));
-    if (ended_[other]) broken(thread, cat("waits at ", here(), ", but ", thread_name(other), " has ended"));
-  }
+  if (const uint32_t missing = mask & ~lanes_of(warp))
+    broken(thread, cat("waits at ", here(), " for lane ", std::countr_zero(missing),
+                       ", which the block does not have"));
+  if (const uint32_t gone = mask & ended_[warp])
+    broken(thread, cat("waits at ", here(), ", but ", thread_name(warp * kLanes + std::countr_zero(gone)),
+                       " has ended"));
   std::vector<Collective>& pending = collectives_[warp];
   size_t index = 0;
   while (index < pending.size() && (pending[index].mask & mask) == 0) ++index;
