@@ -151,8 +151,7 @@ int Device::count() {
 }
 
 Device::Device(int ordinal) : info_{ordinal, "host executor", 9, 0, 2, host_cuda::machine().bytes} {
-  if (ordinal >= count())
-    fail(Status::unsupported, "there is no GPU ", ordinal, "; this machine has ", count());
+  if (ordinal >= count()) no_such_gpu(ordinal, count());
 }
 
 size_t Device::free_bytes() const {
@@ -163,9 +162,7 @@ Memory Device::allocate(size_t bytes, std::string_view purpose) const {
   if (bytes == 0) return {};
   auto& all = allocations();
   const std::lock_guard lock(all.mutex);
-  if (bytes > free_bytes())
-    fail(Status::out_of_memory, "cannot allocate ", bytes, " bytes for ", purpose, " on GPU ", info_.ordinal,
-         "; ", free_bytes(), " bytes are free");
+  if (bytes > free_bytes()) out_of_memory(*this, bytes, purpose);
   auto memory = std::make_unique<host_cuda::Guarded>(bytes);
   void* const data = memory->data();
   all.of.emplace(data, std::move(memory));

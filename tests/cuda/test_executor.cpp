@@ -418,5 +418,6 @@ TEST_CASE("a device gives what it has") {
   }
   CHECK(small.free_bytes() == 1000);
   host_cuda::machine() = {};
-  CHECK_THROWS_WITH_AS(Device(1), "there is no GPU 1; this machine has 1", Error);
+  CHECK_THROWS_WITH_AS(Device(1), "option 'device' asks for GPU 1; this machine has 1, counted from 0",
+                       Error);
 }

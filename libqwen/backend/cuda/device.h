@@ -109,6 +109,10 @@ class Device {
   DeviceInfo info_;
 };
 
+// What both implementations say.
+[[noreturn]] void no_such_gpu(int ordinal, int count);
+[[noreturn]] void out_of_memory(const Device& device, size_t bytes, std::string_view purpose);
+
 // Whether a grid has blocks to launch; Error(internal) where it has more than a GPU takes.
 bool launchable(int64_t x, int64_t y, int64_t z, const std::source_location& where);
 // Of the status (a cudaError_t) of a launch: Error(internal) that names the place, unless it is success.

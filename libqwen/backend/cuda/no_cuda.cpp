@@ -1,0 +1,17 @@
+// Stands in for backend/cuda in a build without CUDA.
+#include "backend/backend.h"
+#include "base/error.h"
+
+namespace qwen {
+
+std::unique_ptr<Backend> create_cuda_backend(const CudaOptions&) {
+  fail(Status::unsupported,
+       "option 'device' asks for a GPU, but this build of libqwen has no CUDA (it is built in where nvcc is "
+       "found)");
+}
+
+bool has_cuda_backend() {
+  return false;
+}
+
+}  // namespace qwen
