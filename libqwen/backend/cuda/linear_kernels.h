@@ -1,5 +1,6 @@
-// The kernels of linear() and gated_linear(), and of experts (moe.cu). There is one order of summation, however many rows there are: the k inputs are cut into at most
-// kSlices slices of slice_length(k); a slice is summed from its first input to its last, the slices' sums are added in their order.
+// The kernels of linear() and gated_linear(), and of experts (moe.cu). There is one order of summation, however many rows there are:
+// the k inputs are cut into at most kSlices slices of slice_length(k); a slice is summed from its first input to its last, the
+// slices' sums are added in their order.
 //  - bfloat16: by mma, weights as the 16 rows of A, rows of x as the 8 columns of B, kSpan inputs after kSpan inputs. The order
 //    inside one mma is the hardware's own, but the same in every row and column of it. Which of the kSpan inputs is which k of its
 //    two mma is free as long as both operands agree: multiply() takes them so that the 8 neighbours which a lane of the quad needs
