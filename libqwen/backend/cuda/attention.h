@@ -49,7 +49,7 @@ struct PagedAttentionArgs {
 void paged_attention(Stream& stream, const PagedAttentionArgs& args);
 inline constexpr int64_t kMostHeadDim = 256;
 
-// All tiles of a step, those with most to do first. group: heads of one kv head.
+// All tiles of a step, of each sequence those with most to do first. group: heads of one kv head.
 void list_attention_tiles(std::span<const PagedSequence> sequences, int64_t group,
                           std::vector<AttentionTile>& tiles);
 
