@@ -77,7 +77,8 @@ const void* HostArray::put(const Device& device, Stream& stream, const void* dat
 
 CudaCache::CudaCache(const Device& device, Stream& stream, const CacheGroupSpec& spec, int64_t blocks,
                      Element element)
-    : spec_(spec),
+    : stream_(stream),
+      spec_(spec),
       element_(element),
       plane_bytes_(static_cast<size_t>(blocks) * block_bytes(spec, element) /
                    static_cast<size_t>(2 * spec.layers)),

@@ -18,6 +18,7 @@ namespace qwen::cuda {
 class CudaWorkspace final : public Workspace {
  public:
   CudaWorkspace(const Device& device, Stream& stream) : device_(device), stream_(stream) {}
+  ~CudaWorkspace() override { stream_.finish(); }
   Rows rows(int64_t rows, int64_t width, Form form) override;
   Mark mark() const override { return place_; }
   void rewind(Mark mark) override { place_ = mark; }
@@ -67,6 +68,8 @@ class CudaCache final : public CacheStorage {
   CudaCache(const Device& device, Stream& stream, const CacheGroupSpec& spec, int64_t blocks,
             Element element);
 
+  ~CudaCache() override { stream_.finish(); }
+
   static size_t block_bytes(const CacheGroupSpec& spec, Element element);  // in all layers
   const CacheGroupSpec& spec() const { return spec_; }
   Element element() const { return element_; }
@@ -76,6 +79,7 @@ class CudaCache final : public CacheStorage {
  private:
   void* plane(int64_t index) const { return memory_.data() + static_cast<size_t>(index) * plane_bytes_; }
 
+  Stream& stream_;
   CacheGroupSpec spec_;
   Element element_;
   size_t plane_bytes_;

@@ -6,8 +6,7 @@ namespace qwen {
 
 std::unique_ptr<Backend> create_cuda_backend(const CudaOptions&) {
   fail(Status::unsupported,
-       "option 'device' asks for a GPU, but this build of libqwen has no CUDA (it is built in where nvcc is "
-       "found)");
+       "option 'device' asks for a GPU, but this build of libqwen has no CUDA (meson's option cuda)");
 }
 
 bool has_cuda_backend() {
