@@ -112,7 +112,6 @@ MESSAGES: dict[str, list[Callable[[Path], object]]] = {
         opened(lambda f: change(f, architectures=["OtherForCausalLM"], model_type="other")),
         opened(lambda f: change(f, quantization_config={"quant_method": "bitsandbytes"})),
         opened(lambda f: (f / WEIGHTS).rename(f / "model.gguf")),
-        opened(lambda f: None, device="cuda"),
     ],
     "Not enough memory": [opened(lambda f: None, kv_cache_bytes=2**50)],
     "The context is too long": [
@@ -127,6 +126,7 @@ MESSAGES: dict[str, list[Callable[[Path], object]]] = {
 # Those that need more than a folder: the tests below make them, under these headings.
 ELSEWHERE = {
     "A name of the hub is not found",
+    "No GPU",
     "Unknown options",
     "The library is not found",
     "A session in a forked process",
@@ -181,6 +181,13 @@ def test_names_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     with pytest.raises(QwenError) as failure:
         hub(monkeypatch, tmp_path)
     assert says(not_installed, str(failure.value)), str(failure.value)
+
+
+def test_no_gpu(demo_model: Path) -> None:
+    """Which of them depends on the build and the machine."""
+    with pytest.raises(QwenError) as failure:
+        QwenInferenceSession(demo_model, device="cuda:999")
+    assert any(says(message, str(failure.value)) for message in shown("No GPU")), str(failure.value)
 
 
 def test_options(monkeypatch: pytest.MonkeyPatch, demo_model: Path) -> None:

@@ -4,7 +4,8 @@ package qwen
 
 import "time"
 
-// WithDevice sets the option device. Where the model runs. Allowed: auto, cpu. Default: auto.
+// WithDevice sets the option device. Where the model runs. cuda: the first NVIDIA GPU; cuda:N: GPU N, counted from 0.
+// auto is the CPU so far. Allowed: auto, cpu, cuda, cuda:N. Default: auto.
 func WithDevice(value string) ConfigOption {
 	return WithOption("device", value)
 }

@@ -47,7 +47,8 @@ const char* qwen_build_info(void) {
     for (const std::string& level : cpu_isa_levels()) isa += (isa.empty() ? "\"" : ", \"") + level + "\"";
     return new std::string(cat("{\"version\": \"", QWEN_VERSION_TEXT,
                                "\", \"abi\": ", static_cast<int>(QWEN_ABI_VERSION), ", \"compiler\": \"",
-                               __VERSION__, "\", \"backends\": [\"cpu\"], \"cpu_isa\": [", isa, "]}"));
+                               __VERSION__, "\", \"backends\": [\"cpu\"",
+                               has_cuda_backend() ? ", \"cuda\"" : "", "], \"cpu_isa\": [", isa, "]}"));
   }();
   return text->c_str();
 }

@@ -201,6 +201,7 @@ class Backend {
   virtual std::string name() const = 0;  // "cpu.avx512"
   virtual Precision precision() const = 0;
   virtual std::vector<KernelCount> kernel_counts() const = 0;  // any thread
+  virtual int64_t free_memory() const = 0;  // bytes that a cache could have now; 0: unknown
 
   // Throws Error: unsupported (dtype), out_of_memory. The source must outlive the weight.
   virtual WeightPtr load(const TensorView& tensor, WeightUse use) = 0;
@@ -293,6 +294,14 @@ struct CpuOptions {
   std::string isa;  // "", "portable", "avx2", "avx512": a level this machine lacks is Error unsupported
 };
 std::unique_ptr<Backend> create_cpu_backend(const CpuOptions& options);
+
+struct CudaOptions {
+  Precision precision = Precision::bf16;
+  int device = 0;  // GPU, as CUDA numbers them
+};
+// Throws Error: unsupported (a build without CUDA; no driver, no such GPU, or one that this build has no kernels for); out_of_memory.
+std::unique_ptr<Backend> create_cuda_backend(const CudaOptions& options);
+bool has_cuda_backend();  // whether this build has one; touches nothing
 
 // How fast this machine is at what bounds a model: reading memory, and multiplying at the level and precision of the engine.
 struct MachineLimits {

@@ -1,5 +1,6 @@
 #include "base/options.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
@@ -17,7 +18,9 @@ constexpr auto kF64 = OptionType::f64;
 constexpr auto kStr = OptionType::str;
 
 constexpr OptionRow kTable[] = {
-    {"device", kStr, kEngine, false, 0, 0, "auto", "auto|cpu", "", "Where the model runs."},
+    {"device", kStr, kEngine, false, 0, 0, "auto", "auto|cpu|cuda|cuda:N", "",
+     "Where the model runs. cuda: the first NVIDIA GPU; cuda:N: GPU N, counted from 0. auto is the CPU so "
+     "far."},
     {"dtype", kStr, kEngine, false, 0, 0, "bf16", "bf16|f32", "",
      "bf16: 16-bit matrices and cache. f32: weights widened, all arithmetic and the cache float32."},
     {"threads", kI64, kEngine, true, 0, 1024, "0", "", "threads",
@@ -167,12 +170,22 @@ void check_bounds(const OptionRow& option, Number value, std::string_view what =
        bound(option.minimum), " to ", bound(option.maximum));
 }
 
+// Whether a text is a prefix and a small number.
+bool is_number(std::string_view text, std::string_view prefix) {
+  if (!text.starts_with(prefix)) return false;
+  text.remove_prefix(prefix.size());
+  const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
+  return !text.empty() && text.size() <= 3 && std::all_of(text.begin(), text.end(), is_digit);
+}
+
 void check_choice(const OptionRow& option, std::string_view text) {
   std::string_view rest = option.choices;
   if (rest.empty()) return;
   while (true) {
     const size_t bar = rest.find('|');
-    if (rest.substr(0, bar) == text) return;
+    const std::string_view choice = rest.substr(0, bar);
+    if (choice == text && !choice.ends_with(":N")) return;
+    if (choice.ends_with(":N") && is_number(text, choice.substr(0, choice.size() - 1))) return;
     if (bar == std::string_view::npos) break;
     rest.remove_prefix(bar + 1);
   }

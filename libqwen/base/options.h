@@ -34,7 +34,7 @@ struct OptionRow {
   bool has_bounds;
   double minimum, maximum;   // inclusive
   const char* default_text;  // "": no default of its own
-  const char* choices;       // allowed texts separated by '|', "": any
+  const char* choices;       // allowed texts separated by '|', "": any; an N behind a colon is a number
   const char* unit;
   const char* help;
 };

@@ -6,7 +6,6 @@
 #include "base/cores.h"
 #include "base/error.h"
 #include "base/log.h"
-#include "base/system_memory.h"
 #include "engine/logits.h"
 
 namespace qwen {
@@ -34,7 +33,8 @@ CacheBytes cache_bytes(const Backend& backend, std::span<const CacheGroupSpec> g
 
 // kv_cache_bytes shared out, or the default that the options table promises. A sequence takes two states while it goes from
 // one chunk to the next, so more than two for each that may run are of no use but as snapshots.
-CacheSizes cache_sizes(const Options& options, int64_t context_length, const CacheBytes& bytes) {
+CacheSizes cache_sizes(const Options& options, int64_t context_length, const CacheBytes& bytes,
+                       const Backend& backend) {
   static constexpr int64_t kStates = 32;
   const int64_t max_running = options.i64_or_default("max_running");
   const int64_t wanted = options.i64_or_default("kv_cache_bytes");
@@ -48,7 +48,7 @@ CacheSizes cache_sizes(const Options& options, int64_t context_length, const Cac
            bytes.state > 0 ? cat(" and two recurrent states take ", 2 * bytes.state) : "");
     return sizes;
   }
-  const int64_t available = available_memory() / 2;
+  const int64_t available = backend.free_memory() / 2;
   if (bytes.state > 0)
     sizes.states = std::clamp<int64_t>(available > 0 ? available / 4 / bytes.state : kStates, 2, kStates);
   const int64_t affordable = (available - sizes.states * bytes.state) / bytes.block;
@@ -96,9 +96,12 @@ Engine::Engine(std::shared_ptr<const LoadedModel> loaded, const Options& options
     fail(Status::invalid_argument, "option 'dtype' is '", *options.str("dtype"),
          "', but the model was opened as '", loaded_->precision == Precision::f32 ? "f32" : "bf16", "'");
   cpu.precision = loaded_->precision;
+  if (options.str("device") && resolve_device(options) != loaded_->device)
+    fail(Status::invalid_argument, "option 'device' is '", *options.str("device"),
+         "', but the model was opened on '", loaded_->device, "'");
   if (cpu.threads == 0) cpu.threads = usable_cores();
   threads_ = cpu.threads;
-  auto backend = create_cpu_backend(cpu);
+  auto backend = create_backend(cpu, loaded_->device);
   backend_name_ = backend->name();
 
   const int64_t model_context = model.config().context_length();
@@ -110,7 +113,7 @@ Engine::Engine(std::shared_ptr<const LoadedModel> loaded, const Options& options
   max_waiting_ = options.i64_or_default("max_waiting");
 
   const CacheBytes bytes = cache_bytes(*backend, model.cache_groups());
-  cache_ = cache_sizes(options, context_length_, bytes);
+  cache_ = cache_sizes(options, context_length_, bytes, *backend);
   stats_.cache_bytes = cache_.blocks * bytes.block + cache_.states * bytes.state;
   runner_ = std::make_unique<Runner>(loaded_->model, std::move(backend), cache_);
   SchedulerLimits limits{.max_batch_tokens = options.i64_or_default("max_batch_tokens"),

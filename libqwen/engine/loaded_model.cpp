@@ -1,5 +1,7 @@
 #include "engine/loaded_model.h"
 
+#include <charconv>
+
 #include "base/error.h"
 #include "base/log.h"
 #include "base/task.h"
@@ -23,7 +25,7 @@ std::shared_ptr<const Model> load(const ModelConfig& config, const TensorSource&
                                   const Options& options) {
   CpuOptions cpu = resolve_cpu_options(options);
   cpu.threads = 1;  // loading maps, it does not compute; each engine makes its own threads
-  const auto backend = create_cpu_backend(cpu);
+  const auto backend = create_backend(cpu, resolve_device(options));
   ModelParts parts{.mtp_head = options.i64_or_default("mtp") != 0};
   if (parts.mtp_head && !tensors.find("mtp.fc.weight"))
     fail(Status::unsupported, tensors.description(),
@@ -89,11 +91,24 @@ void take_tokenizer(OpenedTokenizer opened, LoadedModel& loaded) {
 
 CpuOptions resolve_cpu_options(const Options& options) {
   CpuOptions cpu;
-  options.str_or_default("device");  // "auto" and "cpu" are the same until there is another backend
   cpu.precision = options.str_or_default("dtype") == "f32" ? Precision::f32 : Precision::bf16;
   cpu.threads = static_cast<int>(options.i64_or_default("threads"));
   cpu.isa = options.str_or_default("cpu_isa");
   return cpu;
+}
+
+std::string resolve_device(const Options& options) {
+  const std::string device = options.str_or_default("device");
+  if (device == "auto") return "cpu";
+  return device == "cuda" ? "cuda:0" : device;
+}
+
+std::unique_ptr<Backend> create_backend(const CpuOptions& cpu, std::string_view device) {
+  constexpr std::string_view kCuda = "cuda:";
+  if (!device.starts_with(kCuda)) return create_cpu_backend(cpu);
+  CudaOptions cuda{.precision = cpu.precision, .device = 0};
+  std::from_chars(device.data() + kCuda.size(), device.data() + device.size(), cuda.device);
+  return create_cuda_backend(cuda);
 }
 
 std::shared_ptr<const LoadedModel> open_model(const std::filesystem::path& path, const Options& options) {
@@ -103,6 +118,7 @@ std::shared_ptr<const LoadedModel> open_model(const std::filesystem::path& path,
   loaded->path = path.string();
   loaded->generation = std::move(checkpoint.generation);
   loaded->precision = resolve_cpu_options(options).precision;
+  loaded->device = resolve_device(options);
   loaded->tensors = std::move(checkpoint.tensors);
   std::optional<Task<OpenedTokenizer>> tokenizer;
   const auto open = [&](auto place) {
@@ -132,6 +148,7 @@ std::shared_ptr<const LoadedModel> open_model(const ModelConfig& config,
                                               const Options& options) {
   auto loaded = std::make_shared<LoadedModel>();
   loaded->precision = resolve_cpu_options(options).precision;
+  loaded->device = resolve_device(options);
   loaded->tensors = std::move(tensors);
   loaded->model = load(config, *loaded->tensors, options);
   if (tokenizer) {

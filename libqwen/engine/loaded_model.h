@@ -22,6 +22,7 @@ struct LoadedModel {
   std::string path;  // "" for weights from memory
   GenerationConfig generation;
   Precision precision = Precision::bf16;
+  std::string device;                           // where the weights are: "cpu", "cuda:0"
   std::shared_ptr<const TensorSource> tensors;  // the mapped files: must outlive `model`
   std::shared_ptr<const Model> model;
   std::shared_ptr<const Tokenizer> tokenizer;         // null: the checkpoint has none
@@ -41,5 +42,9 @@ std::shared_ptr<const LoadedModel> open_model(const ModelConfig& config,
 
 // Options both a model and an engine look at.
 CpuOptions resolve_cpu_options(const Options& options);
+std::string resolve_device(const Options& options);  // "cpu", "cuda:0"
+
+// A backend on a device that resolve_device() gave; on a GPU only the precision counts. Throws Error.
+std::unique_ptr<Backend> create_backend(const CpuOptions& cpu, std::string_view device);
 
 }  // namespace qwen

@@ -177,7 +177,7 @@ def _memory() -> Check:
 
 def _gpu() -> Check:
     cuda = any("cuda" in backend for backend in _build("backends"))
-    build = "" if cuda else "; this build has no CUDA yet, it computes on the CPU"
+    build = "" if cuda else "; this build has no CUDA, it computes on the CPU"
     driver = ""
     with suppress(OSError):
         number = re.search(r"\d+\.\d+(\.\d+)?", Path("/proc/driver/nvidia/version").read_text(encoding="utf-8"))

@@ -8,6 +8,7 @@
 #include "backend/cpu/cpu_state_cache.h"
 #include "base/cores.h"
 #include "base/error.h"
+#include "base/system_memory.h"
 
 namespace qwen {
 
@@ -54,6 +55,10 @@ std::vector<KernelCount> CpuBackend::kernel_counts() const {
     counts.push_back({cat(kOps[i / kFormats], ".", kFormatNames[i % kFormats], ".", isa_name(isa_)), calls});
   }
   return counts;
+}
+
+int64_t CpuBackend::free_memory() const {
+  return available_memory();
 }
 
 WeightPtr CpuBackend::load(const TensorView& tensor, WeightUse use) {

@@ -1,0 +1,317 @@
+#include "backend/cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <cstring>
+#include <iterator>
+#include <utility>
+
+#include "backend/cuda/elementwise.h"
+#include "backend/cuda/embed.h"
+#include "backend/cuda/linear.h"
+#include "backend/cuda/rms_norm.h"
+#include "base/error.h"
+
+namespace qwen {
+
+std::unique_ptr<Backend> create_cuda_backend(const CudaOptions& options) {
+  return std::make_unique<cuda::CudaBackend>(options);
+}
+
+bool has_cuda_backend() {
+  return true;
+}
+
+namespace cuda {
+namespace {
+
+float* floats(const Rows& x) {
+  return static_cast<float*>(x.data);
+}
+
+int64_t size(const Rows& x) {
+  return x.rows * x.width;
+}
+
+Element element_of(const Rows& x) {
+  return x.form == Form::operand ? Element::bf16 : Element::f32;
+}
+
+std::string_view element_name(size_t element) {
+  return element == static_cast<size_t>(Element::f32) ? "f32" : "bf16";
+}
+
+}  // namespace
+
+CudaBackend::CudaBackend(const CudaOptions& options)
+    : device_(options.device),
+      precision_(options.precision),
+      stream_(device_.create_stream()),
+      uploader_(device_, precision_) {}
+
+CudaBackend::~CudaBackend() {
+  stream_->finish();
+}
+
+std::string CudaBackend::name() const {
+  return cat("cuda.sm_", device_.info().major, device_.info().minor);
+}
+
+std::vector<KernelCount> CudaBackend::kernel_counts() const {
+  static constexpr const char* kOps[] = {"embed", "linear",   "attention", "rms_norm",
+                                         "rope",  "store_kv", "silu_mul"};
+  static_assert(std::size(kOps) == static_cast<size_t>(Op::count));
+  std::vector<KernelCount> counts;
+  for (size_t i = 0; i < counts_.size(); ++i)
+    counts.push_back({cat(kOps[i / kElements], ".", element_name(i % kElements), ".sm_", device_.info().major,
+                          device_.info().minor),
+                      counts_[i].load(std::memory_order_relaxed)});
+  return counts;
+}
+
+void CudaBackend::missing(std::string_view what) const {
+  fail(Status::unsupported, "this version has no ", what, " on a GPU (", device_.info().name,
+       "); option 'device' = 'cpu' has it");
+}
+
+WeightPtr CudaBackend::load(const QuantizedTensor&) {
+  missing("multiplication by quantised weights");
+}
+
+std::unique_ptr<Workspace> CudaBackend::create_workspace() {
+  return std::make_unique<CudaWorkspace>(device_, *stream_);
+}
+
+size_t CudaBackend::cache_block_bytes(const CacheGroupSpec& spec) const {
+  if (spec.recurrent()) missing("recurrent state (linear attention, convolution)");
+  if (spec.indexer) missing("indexed attention");
+  return CudaCache::block_bytes(spec, cache_element());
+}
+
+std::unique_ptr<CacheStorage> CudaBackend::create_cache(const CacheGroupSpec& spec, int64_t blocks) {
+  return std::make_unique<CudaCache>(device_, *stream_, spec, blocks, cache_element());
+}
+
+Form CudaBackend::input_form(int64_t, std::span<const Weight* const> weights) const {
+  for (const Weight* weight : weights)
+    if (!takes_operand(*weight)) return Form::plain;
+  return Form::operand;
+}
+
+void CudaBackend::embed(const Weight& table, std::span<const int32_t> ids, Rows out) {
+  const CudaWeight& weight = own(table);
+  counted(Op::embed, weight.element);
+  cuda::embed(*stream_, EmbedArgs{.table = weight.memory.data(),
+                                  .element = weight.element,
+                                  .ids = put(ids_, ids),
+                                  .rows = out.rows,
+                                  .width = out.width,
+                                  .out = floats(out)});
+}
+
+void CudaBackend::embed(std::span<const WeightPtr> shards, std::span<const int64_t> ids, Rows out) {
+  const CudaWeight& first = own(*shards.front());
+  counted(Op::embed, first.element);
+  std::vector<const void*> data;
+  for (const WeightPtr& shard : shards) data.push_back(own(*shard).memory.data());
+  cuda::embed(*stream_, ShardedEmbedArgs{.shards = put(shards_, std::span<const void* const>(data)),
+                                         .shard_entries = first.outputs,
+                                         .element = first.element,
+                                         .ids = put(shard_ids_, ids),
+                                         .rows = out.rows,
+                                         .width = out.width,
+                                         .out = floats(out)});
+}
+
+void CudaBackend::rms_norm(Rows x, const Weight& weight, float eps, Rows out) {
+  counted(Op::rms_norm, Element::f32);
+  cuda::rms_norm(*stream_, {.x = floats(x),
+                            .weight = own(weight).floats(),
+                            .norms = own(weight).outputs / x.width,
+                            .rows = x.rows,
+                            .width = x.width,
+                            .eps = eps,
+                            .out = out.data,
+                            .out_element = element_of(out)});
+}
+
+// The rows as tensor cores take them, rounded here if nobody has done it before.
+const void* CudaBackend::as_operand(Rows x) {
+  if (x.form == Form::operand) return x.data;
+  void* const rounded =
+      operand_.get(device_, *stream_, static_cast<size_t>(size(x)) * sizeof(uint16_t), "rounded activations");
+  to_operand(*stream_, floats(x), size(x), static_cast<uint16_t*>(rounded));
+  return rounded;
+}
+
+// Precision, weight and `exact` decide how a product is summed: never how many rows there are.
+void CudaBackend::linear(Rows x, std::span<const Projection> projections) {
+  const auto is = [&](const Projection& p, bool operand, Element element) {
+    return (!p.exact && takes_operand(*p.weight)) == operand && own(*p.weight).element == element;
+  };
+  std::vector<Projection> some;
+  for (const auto& [operand, element] :
+       {std::pair{true, Element::bf16}, {false, Element::bf16}, {false, Element::f32}}) {
+    some.clear();
+    for (const Projection& p : projections)
+      if (is(p, operand, element)) some.push_back(p);
+    for (size_t first = 0; first < some.size(); first += kMostProjections)
+      multiply(x, std::span(some).subspan(first, std::min<size_t>(kMostProjections, some.size() - first)),
+               operand, element);
+  }
+}
+
+void CudaBackend::multiply(Rows x, std::span<const Projection> projections, bool as_operands,
+                           Element element) {
+  if (!as_operands && x.form == Form::operand)
+    fail(Status::internal, "a product that is not rounded was given rounded rows");
+  LinearArgs args{.x = as_operands ? as_operand(x) : x.data,
+                  .x_element = as_operands ? Element::bf16 : Element::f32,
+                  .weight_element = element,
+                  .rows = x.rows,
+                  .k = x.width,
+                  .count = static_cast<int>(projections.size()),
+                  .projections = {},
+                  .multiprocessors = device_.info().multiprocessors};
+  for (size_t i = 0; i < projections.size(); ++i) {
+    const Projection& p = projections[i];
+    counted(Op::linear, element);
+    args.projections[i] = {.weight = own(*p.weight).memory.data(),
+                           .bias = p.bias != nullptr ? own(*p.bias).floats() : nullptr,
+                           .out = floats(p.out),
+                           .outputs = p.out.width,
+                           .accumulate = p.accumulate};
+  }
+  cuda::linear(*stream_, args);
+}
+
+void CudaBackend::gated_linear(Rows x, const Weight& gate, const Weight& up, Rows spare, Rows out) {
+  const Element element = own(gate).element;
+  if (element != own(up).element) {  // an operand as out needs two that take one, so there is a spare
+    const Rows gated{out.data, out.rows, out.width};
+    linear(x, std::array{Projection{.weight = &gate, .out = gated}, Projection{.weight = &up, .out = spare}});
+    return silu_mul(gated, spare, out);
+  }
+  counted(Op::linear, element);
+  counted(Op::linear, element);
+  const bool as_operands = takes_operand(gate);
+  cuda::gated_linear(*stream_, {.x = as_operands ? as_operand(x) : x.data,
+                                .x_element = as_operands ? Element::bf16 : Element::f32,
+                                .weight_element = element,
+                                .rows = x.rows,
+                                .k = x.width,
+                                .gate = own(gate).memory.data(),
+                                .up = own(up).memory.data(),
+                                .outputs = out.width,
+                                .out = out.data,
+                                .out_element = element_of(out),
+                                .multiprocessors = device_.info().multiprocessors});
+}
+
+void CudaBackend::rope_angles(const RopeTable& table, std::span<const std::array<int32_t, 3>> positions,
+                              Rows out) {
+  cuda::rope_angles(
+      *stream_, {.inverse_frequencies = put(frequencies_, std::span<const float>(table.inverse_frequencies)),
+                 .axis = put(axes_, std::span<const uint8_t>(table.axis)),
+                 .positions = reinterpret_cast<const int32_t*>(put(positions_, positions)),
+                 .scale = table.scale,
+                 .rows = out.rows,
+                 .half = out.width / 2,
+                 .out = floats(out)});
+}
+
+void CudaBackend::rope(Rows x, int64_t head_dim, Rows angles) {
+  counted(Op::rope, Element::f32);
+  cuda::rope(*stream_, floats(x), x.rows, x.width / head_dim, head_dim, floats(angles), angles.width / 2);
+}
+
+void CudaBackend::silu_mul(Rows gate, Rows up, Rows out) {
+  counted(Op::silu_mul, Element::f32);
+  cuda::silu_mul(*stream_, floats(gate), floats(up), size(out), out.data, element_of(out));
+}
+
+void CudaBackend::sigmoid_mul(Rows gate, Rows x, Rows out) {
+  cuda::sigmoid_mul(*stream_, floats(gate), floats(x), size(out), out.data, element_of(out));
+}
+
+void CudaBackend::split(Rows x, int64_t groups, std::span<const SplitPart> parts) {
+  int64_t first = 0;
+  for (const SplitPart& part : parts) {
+    cuda::split(*stream_, {.x = floats(x),
+                           .rows = x.rows,
+                           .groups = groups,
+                           .group_width = x.width / groups,
+                           .first = first,
+                           .width = part.width,
+                           .out = floats(part.out),
+                           .out_width = part.out.width,
+                           .column = part.column});
+    first += part.width;
+  }
+}
+
+void CudaBackend::add(Rows x, const Rows* gate, Rows out) {
+  cuda::add(*stream_, floats(x), gate != nullptr ? floats(*gate) : nullptr, x.rows, x.width, floats(out));
+}
+
+void CudaBackend::silu(Rows x, float factor, Rows out) {
+  cuda::silu(*stream_, floats(x), factor, size(x), floats(out));
+}
+
+void CudaBackend::mean_of_streams(Rows x, Rows out) {
+  cuda::mean_of_streams(*stream_, floats(x), x.rows, x.width / out.width, out.width, floats(out));
+}
+
+void CudaBackend::add_to_streams(Rows h, Rows gate, Rows x) {
+  cuda::add_to_streams(*stream_, floats(h), floats(gate), x.rows, gate.width, h.width, floats(x));
+}
+
+void CudaBackend::gate_streams(Rows key, Rows query, Rows value, Rows out) {
+  cuda::gate_streams(*stream_, floats(key), floats(query), floats(value), out.rows, out.width / value.width,
+                     value.width, floats(out));
+}
+
+void CudaBackend::gather(Rows x, std::span<const int32_t> rows, Rows out) {
+  cuda::gather(*stream_, floats(x), put(indices_, rows), static_cast<int64_t>(rows.size()), x.width,
+               floats(out));
+}
+
+void CudaBackend::scatter_add(Rows x, std::span<const int32_t> rows, float scale, Rows out) {
+  cuda::scatter_add(*stream_, floats(x), put(indices_, rows), static_cast<int64_t>(rows.size()), x.width,
+                    scale, floats(out));
+}
+
+std::span<float> CudaBackend::host(Rows x, std::vector<float>& copy) {
+  copy.resize(static_cast<size_t>(size(x)));
+  const size_t bytes = copy.size() * sizeof(float);
+  if (bytes > readback_.size()) {
+    readback_ = {};
+    readback_ = device_.allocate_pinned(bytes + bytes / 2, "reading results");
+  }
+  if (bytes > 0) stream_->to_host(readback_.data(), x.data, bytes);
+  stream_->synchronize();  // of a step without results too: what it failed of is its own error
+  if (bytes > 0) std::memcpy(copy.data(), readback_.data(), bytes);
+  return copy;
+}
+
+void CudaBackend::store_index_keys(CacheStorage&, const Batch&, const AttentionArgs&, const IndexerArgs&,
+                                   Rows, Rows) {
+  missing("indexed attention");
+}
+void CudaBackend::indexed_attention(const CacheStorage&, const Batch&, const AttentionArgs&,
+                                    const IndexerArgs&, Rows, Rows, Rows) {
+  missing("indexed attention");
+}
+void CudaBackend::convolution(CacheStorage&, const Batch&, const ConvolutionArgs&, Rows, const Weight&,
+                              Rows) {
+  missing("convolution");
+}
+void CudaBackend::gated_delta(CacheStorage&, const Batch&, const GatedDeltaArgs&, const GatedDeltaInput&,
+                              Rows) {
+  missing("gated delta rule");
+}
+void CudaBackend::moe(Workspace&, Rows, const MoeArgs&, Rows) {
+  missing("mixture of experts");
+}
+
+}  // namespace cuda
+}  // namespace qwen

@@ -1,0 +1,16 @@
+// Stands in for backend/cuda in a build without CUDA.
+#include "backend/backend.h"
+#include "base/error.h"
+
+namespace qwen {
+
+std::unique_ptr<Backend> create_cuda_backend(const CudaOptions&) {
+  fail(Status::unsupported,
+       "option 'device' asks for a GPU, but this build of libqwen has no CUDA (meson's option cuda)");
+}
+
+bool has_cuda_backend() {
+  return false;
+}
+
+}  // namespace qwen

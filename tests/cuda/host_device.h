@@ -1,0 +1,21 @@
+// The host's twin of libqwen/backend/cuda/device_cuda.cpp: a device that is malloc and memcpy. Whatever a stream is given waits in a
+// queue until somebody waits for it: host memory that changes too soon, or is read too soon, is seen. After every launch the guards
+// around all allocations are looked at.
+#pragma once
+
+#include <cstddef>
+
+#include "backend/cuda/device.h"
+
+namespace qwen::host_cuda {
+
+// What the machine has, for tests. Not while a stream has work.
+struct Machine {
+  int devices = 1;
+  size_t bytes = size_t{1} << 30;  // memory of each device
+};
+Machine& machine();
+
+size_t allocated_bytes();
+
+}  // namespace qwen::host_cuda

@@ -1,0 +1,221 @@
+// The whole engine with device = "cuda" on the executor: the dense reference checkpoints within their tolerances (those of
+// qwen_ffi/validation.py), and bits that do not depend on how a prompt was cut or who was beside it.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "base/mapped_file.h"
+#include "checkpoint/safetensors.h"
+#include "engine/engine.h"
+#include "host_executor.h"
+#include "kernel_fixtures.h"
+
+using namespace qwen;
+using qwen::test::Floats;
+
+namespace {
+
+const std::filesystem::path kCommitted = QWEN_TEST_DATA "/../parity/data";
+
+std::filesystem::path shared() {
+  const char* given = std::getenv("QWEN_SHARED");
+  return (given != nullptr ? std::filesystem::path(given)
+                           : std::filesystem::path(QWEN_TEST_DATA "/../../../shared")) /
+         "reference";
+}
+
+struct Expected {
+  std::shared_ptr<const TensorSource> file;
+  explicit Expected(const std::filesystem::path& path) {
+    MappedFile mapped(path);
+    auto tensors = read_safetensors_header(mapped);
+    std::vector<MappedFile> files;
+    files.push_back(std::move(mapped));
+    file = make_file_tensor_source(std::move(files), std::move(tensors), path.string());
+  }
+  template <class T>
+  std::vector<T> values(const char* name) const {
+    const TensorView* view = file->find(name);
+    REQUIRE(view != nullptr);
+    std::vector<T> copy(view->bytes / sizeof(T));
+    std::memcpy(copy.data(), view->data, view->bytes);
+    return copy;
+  }
+};
+
+Options options(const char* dtype, int64_t max_batch_tokens = 512) {
+  Options made;
+  made.set("device", std::string_view("cuda"));
+  made.set("dtype", std::string_view(dtype));
+  made.set("max_batch_tokens", max_batch_tokens);
+  made.set("kv_cache_bytes", int64_t{4} << 20);
+  return made;
+}
+
+// Several at once, each alone in its answer.
+std::vector<std::shared_ptr<Request>> answer(Engine& engine, std::vector<RequestInput> inputs) {
+  const auto queue = std::make_shared<EventQueue>();
+  std::vector<std::shared_ptr<Request>> requests;
+  for (RequestInput& input : inputs) {
+    input.queue = queue;
+    requests.push_back(engine.make_request(std::move(input)));
+    engine.submit(requests.back());
+  }
+  for (size_t done = 0; done < requests.size();)
+    for (const Event& event : queue->pop_all(-1)) done += event.type == EventType::done;
+  for (const auto& request : requests) {
+    INFO(request->outcome().message);
+    REQUIRE(request->outcome().status == Status::ok);
+  }
+  return requests;
+}
+
+RequestInput wanting_logits(std::vector<int32_t> prompt) {
+  RequestInput input;
+  input.prompt = std::move(prompt);
+  input.tensors.logits = true;
+  return input;
+}
+
+Floats logits(Engine& engine, const std::vector<int32_t>& prompt) {
+  return answer(engine, {wanting_logits(prompt)})[0]->logits;
+}
+
+std::vector<double> log_softmax(const float* row, size_t n) {
+  const double largest = *std::max_element(row, row + n);
+  double sum = 0;
+  for (size_t i = 0; i < n; ++i) sum += std::exp(row[i] - largest);
+  std::vector<double> result(n);
+  for (size_t i = 0; i < n; ++i) result[i] = row[i] - largest - std::log(sum);
+  return result;
+}
+
+double limit(const std::filesystem::path& folder, const char* stat) {
+  const MappedFile file(folder / "meta.json");
+  const JsonDocument json = parse_json(file.text(), "meta.json");
+  return json_number(*json_find(json, "stats"), stat, "meta.json").value();
+}
+
+void check_f32(const std::filesystem::path& folder) {
+  const Expected expected(folder / "expected.safetensors");
+  const auto prompt = expected.values<int32_t>("input_ids"), greedy = expected.values<int32_t>("greedy_ids");
+  const auto loaded = open_model(folder, options("f32"));
+  Engine engine(loaded, options("f32"));
+  const Floats ours = logits(engine, prompt), reference = expected.values<float>("logits");
+  REQUIRE(ours.size() == reference.size());
+  double difference = 0;
+  for (size_t i = 0; i < ours.size(); ++i)
+    difference =
+        std::fmax(std::isnan(ours[i]) ? INFINITY : std::abs(double{ours[i]} - reference[i]), difference);
+  CHECK(difference <= 1e-3);
+  RequestInput generate;
+  generate.prompt = prompt;
+  generate.params.max_tokens = static_cast<int64_t>(greedy.size());
+  generate.params.temperature = 0;
+  generate.params.ignore_eos = true;
+  CHECK(answer(engine, {generate})[0]->outcome().choices[0].token_ids == greedy);
+}
+
+void check_bf16(const std::filesystem::path& folder) {
+  const Expected expected(folder / "expected.safetensors");
+  auto text = expected.values<int32_t>("input_ids");
+  const auto greedy = expected.values<int32_t>("greedy_ids");
+  const size_t first = text.size() - 1;
+  text.insert(text.end(), greedy.begin(), greedy.end() - 1);
+  Floats reference = expected.values<float>("logits");
+  const auto vocab = reference.size() / (first + 1);
+  const auto further = expected.values<float>("greedy_logits");
+  reference.insert(reference.end(), further.begin() + static_cast<std::ptrdiff_t>(vocab), further.end());
+  const auto loaded = open_model(folder, options("bf16"));
+  Engine engine(loaded, options("bf16"));
+  const Floats ours = logits(engine, text);
+  REQUIRE(ours.size() == reference.size());
+  double difference = 0, divergence = 0, worst = 0, agreed = 0;
+  for (size_t row = 0; row < text.size(); ++row) {
+    const auto p = log_softmax(&reference[row * vocab], vocab), q = log_softmax(&ours[row * vocab], vocab);
+    double kl = 0;
+    for (size_t i = 0; i < vocab; ++i) {
+      kl += std::exp(p[i]) * (p[i] - q[i]);
+      difference += std::abs(double{ours[row * vocab + i]} - reference[row * vocab + i]);
+    }
+    divergence += kl;
+    worst = std::isnan(kl) ? INFINITY : std::max(worst, kl);
+    if (row >= first) agreed += std::max_element(q.begin(), q.end()) - q.begin() == greedy[row - first];
+  }
+  CHECK(difference / static_cast<double>(ours.size()) <= 2 * limit(folder, "bf16_meandiff"));
+  CHECK(divergence / static_cast<double>(text.size()) <= 3 * limit(folder, "bf16_kl_mean"));
+  CHECK(worst <= 5 * limit(folder, "bf16_kl_max"));
+  CHECK(agreed / static_cast<double>(greedy.size()) >=
+        limit(folder, "bf16_greedy_agreement_teacher_forced") - 2.0 / 32);
+}
+
+}  // namespace
+
+TEST_CASE("dense reference checkpoints on the executor, within their tolerances") {
+  std::vector<std::filesystem::path> folders;
+  for (const char* name : {"qwen2_sliding", "qwen3_yarn"}) folders.push_back(kCommitted / name);
+#ifndef __SANITIZE_ADDRESS__  // two go all the ways that these do
+  for (const char* name :
+       {"qwen2_f32", "qwen2_tied", "qwen2_untied", "qwen2_yarn", "qwen3_odd", "qwen3_sharded", "qwen3_tied"})
+    if (std::filesystem::exists(shared() / name)) folders.push_back(shared() / name);
+#endif
+  for (const auto& folder : folders) {
+    CAPTURE(folder.filename().string());
+    check_f32(folder);
+    check_bf16(folder);
+  }
+}
+
+TEST_CASE("on the executor bits do not depend on chunks, company or the order of blocks") {
+  for (const char* dtype : {"f32", "bf16"}) {
+    CAPTURE(dtype);
+    const auto folder = kCommitted / "qwen2_sliding";
+    auto text = Expected(folder / "expected.safetensors").values<int32_t>("long_input_ids");
+    text.resize(70);
+    const auto loaded = open_model(folder, options(dtype));
+    Floats whole;
+    for (const int64_t chunk : {512, 1, 23}) {
+      CAPTURE(chunk);
+      Engine engine(loaded, options(dtype, chunk));
+      const std::vector<int32_t> part(text.begin(), text.begin() + 33);
+      const auto together =
+          answer(engine, {wanting_logits(part), wanting_logits(text), wanting_logits({5, 6, 7})});
+      if (whole.empty()) whole = together[1]->logits;
+      CHECK(test::same_bits(together[1]->logits, whole));
+      CHECK(test::same_bits(
+          together[0]->logits,
+          {whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(whole.size() / 70 * 33)}));
+    }
+  }
+}
+
+TEST_CASE("engine and model agree about the device") {
+  const auto folder = kCommitted / "qwen3_yarn";
+  const auto loaded = open_model(folder, options("bf16"));
+  CHECK(loaded->device == "cuda:0");
+  Options cpu;
+  cpu.set("device", std::string_view("cpu"));
+  CHECK_THROWS_WITH_AS(Engine(loaded, cpu), "option 'device' is 'cpu', but the model was opened on 'cuda:0'",
+                       Error);
+  CHECK(Engine(loaded, Options()).backend_name() == "cuda.sm_90");
+  Options far = options("bf16");
+  far.set("device", std::string_view("cuda:7"));
+  CHECK_THROWS_WITH_AS(open_model(folder, far),
+                       "option 'device' asks for GPU 7; this machine has 1, counted from 0", Error);
+  CHECK_THROWS_WITH_AS(far.set("device", std::string_view("cuda:x")),
+                       "option 'device' is 'cuda:x'; allowed are auto|cpu|cuda|cuda:N", Error);
+  CHECK_THROWS_AS(far.set("device", std::string_view("cuda:N")), Error);
+  const auto hybrid = open_model(kCommitted / "qwen3_next", options("bf16"));
+  CHECK_THROWS_WITH_AS(
+      Engine(hybrid, options("bf16")),
+      doctest::Contains("this version has no recurrent state (linear attention, convolution) on a GPU"),
+      Error);
+}
