@@ -112,10 +112,9 @@ inline __m512 exp2(__m512 x) {
   x = _mm512_max_ps(_mm512_set1_ps(-200), x);  // 0 from there on, -inf included; a NaN stays one
   const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   const __m512 rest = _mm512_sub_ps(x, whole);
-  __m512 sum = _mm512_set1_ps(0.00133335581f);  // ln(2)^5 / 5!
+  __m512 sum = _mm512_set1_ps(0.00133335581f);                                               // ln(2)^5 / 5!
   constexpr float kNext[] = {0.00961812911f, 0.0555041087f, 0.240226507f, 0.693147181f, 1};  // ln(2)^n / n!
-  for (const float next : kNext)
-    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(next));
+  for (const float next : kNext) sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(next));
   return _mm512_scalef_ps(sum, whole);
 }
 
