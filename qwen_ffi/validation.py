@@ -46,9 +46,10 @@ class Setting:
     dtype: str
     isa: str | None = None
     threads: int | None = None
+    device: str = "cpu"
 
     def options(self) -> dict[str, Any]:
-        return {"device": "cpu", "dtype": self.dtype, "cpu_isa": self.isa, "threads": self.threads}
+        return {"device": self.device, "dtype": self.dtype, "cpu_isa": self.isa, "threads": self.threads}
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,12 @@ struct DeviceArrays {
   cuda::Memory room(size_t n) {
     cuda::Memory memory = device.allocate(n * sizeof(T), "a test");
 #ifdef QWEN_TEST_ON_GPU  // the executor's is full of NaN as it comes
-    const cuda::Memory nan = device.allocate_pinned(memory.size(), "a test");
-    if (memory.size() > 0) std::memset(nan.data(), 0xff, nan.size());
-    stream->to_device(memory.data(), nan.data(), memory.size());
-    stream->synchronize();
+    if (memory.size() > 0) {
+      const cuda::Memory nan = device.allocate_pinned(memory.size(), "a test");
+      std::memset(nan.data(), 0xff, nan.size());
+      stream->to_device(memory.data(), nan.data(), memory.size());
+      stream->synchronize();
+    }
 #endif
     return memory;
   }

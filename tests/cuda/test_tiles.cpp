@@ -63,7 +63,8 @@ TEST_CASE("a tile's product is the sum over its 16 columns, added to what was th
       sum += each;
       size += std::abs(each);
     }
-    REQUIRE(std::abs(got[i] - sum) <= 2e-6 * size);
+    // A tile may drop what is below the last place of its largest number, each time.
+    REQUIRE(std::abs(got[i] - sum) <= 1e-5 * size);
   }
 }
 
