@@ -57,8 +57,8 @@ std::string CudaBackend::name() const {
 }
 
 std::vector<KernelCount> CudaBackend::kernel_counts() const {
-  static constexpr const char* kOps[] = {"embed", "linear",   "attention", "rms_norm",
-                                         "rope",  "store_kv", "silu_mul"};
+  static constexpr const char* kOps[] = {"embed",    "linear",   "attention", "rms_norm",    "rope",
+                                         "store_kv", "silu_mul", "moe",       "convolution", "gated_delta"};
   static_assert(std::size(kOps) == static_cast<size_t>(Op::count));
   std::vector<KernelCount> counts;
   for (size_t i = 0; i < counts_.size(); ++i)
@@ -82,12 +82,13 @@ std::unique_ptr<Workspace> CudaBackend::create_workspace() {
 }
 
 size_t CudaBackend::cache_block_bytes(const CacheGroupSpec& spec) const {
-  if (spec.recurrent()) missing("recurrent state (linear attention, convolution)");
+  if (spec.recurrent()) return CudaStateCache::block_bytes(spec);
   if (spec.indexer) missing("indexed attention");
   return CudaCache::block_bytes(spec, cache_element());
 }
 
 std::unique_ptr<CacheStorage> CudaBackend::create_cache(const CacheGroupSpec& spec, int64_t blocks) {
+  if (spec.recurrent()) return std::make_unique<CudaStateCache>(device_, spec, blocks);
   return std::make_unique<CudaCache>(device_, *stream_, spec, blocks, cache_element());
 }
 
@@ -300,17 +301,6 @@ void CudaBackend::store_index_keys(CacheStorage&, const Batch&, const AttentionA
 void CudaBackend::indexed_attention(const CacheStorage&, const Batch&, const AttentionArgs&,
                                     const IndexerArgs&, Rows, Rows, Rows) {
   missing("indexed attention");
-}
-void CudaBackend::convolution(CacheStorage&, const Batch&, const ConvolutionArgs&, Rows, const Weight&,
-                              Rows) {
-  missing("convolution");
-}
-void CudaBackend::gated_delta(CacheStorage&, const Batch&, const GatedDeltaArgs&, const GatedDeltaInput&,
-                              Rows) {
-  missing("gated delta rule");
-}
-void CudaBackend::moe(Workspace&, Rows, const MoeArgs&, Rows) {
-  missing("mixture of experts");
 }
 
 }  // namespace cuda

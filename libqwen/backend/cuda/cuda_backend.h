@@ -6,12 +6,14 @@
 
 #include <array>
 #include <atomic>
+#include <map>
 #include <memory>
 #include <vector>
 
 #include "backend/backend.h"
 #include "backend/cuda/attention.h"
 #include "backend/cuda/cuda_memory.h"
+#include "backend/cuda/cuda_state_cache.h"
 #include "backend/cuda/cuda_weight.h"
 #include "backend/cuda/device.h"
 #include "backend/cuda/paged.h"
@@ -69,7 +71,19 @@ class CudaBackend final : public Backend {
   std::span<float> host(Rows x, std::vector<float>& copy) override;
 
  private:
-  enum class Op : uint8_t { embed, linear, attention, rms_norm, rope, store_kv, silu_mul, count };
+  enum class Op : uint8_t {
+    embed,
+    linear,
+    attention,
+    rms_norm,
+    rope,
+    store_kv,
+    silu_mul,
+    moe,
+    convolution,
+    gated_delta,
+    count
+  };
   static constexpr size_t kElements = 2;
 
   void counted(Op op, Element element) {
@@ -95,15 +109,18 @@ class CudaBackend final : public Backend {
   GroupArrays& arrays_of(int64_t group);
   PagedRows paged_rows(const Batch& batch, int64_t group);
   PagedCacheView view(const CudaCache& cache, int64_t layer) const;
+  RecurrentRows recurrent_rows(const Batch& batch, int64_t group);
 
   Device device_;
   Precision precision_;
   std::unique_ptr<Stream> stream_;
   WeightUploader uploader_;
-  Scratch operand_, attention_;
+  Scratch operand_, attention_, gated_delta_;
   HostArray ids_, shard_ids_, shards_, positions_, frequencies_, axes_, indices_;
   std::vector<std::unique_ptr<GroupArrays>> groups_;
-  std::vector<PagedSequence> sequences_;  // of the batch that is being put together, as are the next three
+  std::map<const Expert*, HostArray> experts_;  // of each mixture where its matrices are
+  std::vector<PagedSequence> sequences_;  // of the batch that is being put together, as are the next four
+  std::vector<RecurrentSequence> recurrent_sequences_;
   std::vector<int32_t> row_sequence_, tables_;
   std::vector<AttentionTile> tiles_;
   Memory readback_;  // pinned
