@@ -316,7 +316,8 @@ TEST_CASE("what a GPU refuses, and goes on") {
   const std::array experts = {Expert{narrow.get(), narrow.get(), narrow.get()},
                               Expert{narrow.get(), narrow.get(), wide.get()}};
   const std::string mixed =
-      message([&] { m.backend->moe(*m.workspace, {}, {.experts = experts}, {}); }, Status::unsupported);
+      message([&] { m.backend->moe(*m.workspace, {}, {.router = nullptr, .experts = experts}, {}); },
+              Status::unsupported);
   CHECK(mixed.find("the experts of a layer are partly float16 numbers that bfloat16 can hold") == 0);
   CHECK(message([&] { m.backend->load(QuantizedTensor{}); }, Status::unsupported).find("quantised weights") !=
         std::string::npos);
