@@ -24,6 +24,7 @@ SANITIZED_CASES = (
     "cuda attention equals the naive twin in every shape and window, split or not",
     "cuda route chooses the likeliest experts, of equal ones the first, and sorts the rows by expert",
     "cuda gated delta rule equals the rule position by position",
+    "cuda indexer: of groups scored alike the first are picked, of many too, and NaN scores as nothing",
     "element-wise operations on a GPU are those of the CPU",
     "an operand on a GPU has the bits of plain rows, whoever writes it",
 )
