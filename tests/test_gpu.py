@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -254,6 +254,46 @@ def test_a_checkpoint_is_judged_by_its_numbers_and_by_who_computed_it(
     assert part.status == ("failed" if why else "passed")
     assert part.why.startswith(why)
     assert part.details["failures"] == ([part.why] if why else [])
+
+
+def test_where_nothing_is_supported_nothing_has_passed(
+    gpu: ModuleType, checks: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A library without CUDA calls every checkpoint not supported."""
+    (tmp_path / "case").mkdir()
+    (tmp_path / "case" / "expected.safetensors").touch()
+    monkeypatch.setattr(checks, "COMMITTED", tmp_path / "none")
+    said = gpu.Done(0, report(not_supported="this build of libqwen has no CUDA", backend=""))
+    clock = SimpleNamespace(check=lambda done: None, run=lambda command, env: said)
+    arguments = SimpleNamespace(reference=tmp_path, device="cuda")
+    setup = SimpleNamespace(python=lambda: "python", environment=dict, clock=clock, arguments=arguments)
+    part = gpu.Part()
+    checks.references(setup, part)
+    assert (part.status, part.why) == ("failed", "nothing was computed: this build of libqwen has no CUDA")
+    assert part.details["counts"] == "0 of 0 within limits, 1 not supported"
+
+
+@pytest.mark.parametrize(
+    ("before", "status", "why"),
+    [
+        (["/usr/bin/env"], "not complete", "a case takes longer than 0.2 s"),
+        ([], "failed", "a case: ended after 0 s"),
+    ],
+)
+def test_a_case_that_does_not_end_is_wrong_but_for_a_sanitizer_slow(
+    gpu: ModuleType,
+    checks: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    before: list[str],
+    status: str,
+    why: str,
+) -> None:
+    monkeypatch.setattr(checks, "MOST_SECONDS", 0.2)
+    arguments = SimpleNamespace(gpu_tests=executable(tmp_path / "endless", "#!/bin/sh\nsleep 60\n"), reference=tmp_path)
+    part = gpu.Part()
+    checks.one_by_one(gpu.Setup(arguments, gpu.Clock(60), {}, tmp_path), part, ["a case"], before, "")
+    assert (part.status, part.why) == (status, why)
 
 
 def test_the_worst_of_a_part_decides(gpu: ModuleType) -> None:
