@@ -20,8 +20,8 @@ WIDTHS = (28, 5, 12, 7, 19, 9, 9, 7, 3)
 
 
 EPILOG = """\
-The exit code is 1 when a limit is missed. --json prints one object per comparison: case, file, setting (dtype, isa, threads), \
-backend, threads, checks (name, measured, limit, at_least), greedy, not_supported, failure, counters, ok."""
+The exit code is 1 when a limit is missed. --json prints one object per comparison: case, file, setting (dtype, isa, threads, \
+device), backend, threads, checks (name, measured, limit, at_least), greedy, not_supported, failure, counters, ok."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", action="append", type=int, help="may be given several times (default: the library's)"
     )
+    parser.add_argument("--device", default="cpu", help="where it is computed: cpu, cuda or cuda:N (default: cpu)")
     parser.add_argument("--strict", action="store_true", help="what is not supported counts as a miss")
     parser.add_argument("--json", action="store_true", help="print one JSON object per line instead of the table")
 
@@ -80,7 +81,7 @@ def _settings(arguments: argparse.Namespace) -> list[Setting]:
     if "all" in levels:
         levels = list(build_info()["cpu_isa"])
     combinations = product(arguments.dtype or ["f32", "bf16"], levels, arguments.threads or [None])
-    return [Setting(dtype, isa, threads) for dtype, isa, threads in combinations]
+    return [Setting(dtype, isa, threads, arguments.device) for dtype, isa, threads in combinations]
 
 
 def _shown(reports: Iterable[Report], as_json: bool) -> Iterator[Report]:

@@ -1,4 +1,4 @@
-// The whole engine with device = "cuda" on the executor: the dense reference checkpoints within their tolerances (those of
+// The whole engine with device = "cuda" on the executor: the reference checkpoints within their tolerances (those of
 // qwen_ffi/validation.py), and bits that do not depend on how a prompt was cut or who was beside it.
 #include <doctest/doctest.h>
 
@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -135,10 +136,12 @@ void check_bf16(const std::filesystem::path& folder) {
   const auto further = expected.values<float>("greedy_logits");
   reference.insert(reference.end(), further.begin() + static_cast<std::ptrdiff_t>(vocab), further.end());
   const auto loaded = open_model(folder, options("bf16"));
+  const bool mixture = loaded->model->config().moe.has_value();
   Engine engine(loaded, options("bf16"));
   const Floats ours = logits(engine, text);
   REQUIRE(ours.size() == reference.size());
-  double difference = 0, divergence = 0, worst = 0, agreed = 0;
+  double difference = 0, divergence = 0, agreed = 0;
+  std::vector<double> divergences;
   for (size_t row = 0; row < text.size(); ++row) {
     const auto p = log_softmax(&reference[row * vocab], vocab), q = log_softmax(&ours[row * vocab], vocab);
     double kl = 0;
@@ -147,24 +150,29 @@ void check_bf16(const std::filesystem::path& folder) {
       difference += std::abs(double{ours[row * vocab + i]} - reference[row * vocab + i]);
     }
     divergence += kl;
-    worst = std::isnan(kl) ? INFINITY : std::max(worst, kl);
+    divergences.push_back(std::isnan(kl) ? INFINITY : kl);
     if (row >= first) agreed += std::max_element(q.begin(), q.end()) - q.begin() == greedy[row - first];
   }
   CHECK(difference / static_cast<double>(ours.size()) <= 2 * limit(folder, "bf16_meandiff"));
   CHECK(divergence / static_cast<double>(text.size()) <= 3 * limit(folder, "bf16_kl_mean"));
-  CHECK(worst <= 5 * limit(folder, "bf16_kl_max"));
+  // Rounded activations may choose otherwise where two experts (or groups of positions) are nearly alike: one row of a mixture is left
+  // out, as in qwen_ffi/validation.py.
+  std::ranges::sort(divergences, std::greater());
+  CHECK(divergences[mixture ? 1 : 0] <= 5 * limit(folder, "bf16_kl_max"));
   CHECK(agreed / static_cast<double>(greedy.size()) >=
         limit(folder, "bf16_greedy_agreement_teacher_forced") - 2.0 / 32);
 }
 
 }  // namespace
 
-TEST_CASE("dense reference checkpoints on the executor, within their tolerances") {
+TEST_CASE("reference checkpoints on the executor, within their tolerances") {
   std::vector<std::filesystem::path> folders;
-  for (const char* name : {"qwen2_sliding", "qwen3_yarn"}) folders.push_back(kCommitted / name);
-#ifndef __SANITIZE_ADDRESS__  // two go all the ways that these do
-  for (const char* name :
-       {"qwen2_f32", "qwen2_tied", "qwen2_untied", "qwen2_yarn", "qwen3_odd", "qwen3_sharded", "qwen3_tied"})
+  for (const char* name : {"qwen2_sliding", "qwen3_yarn", "qwen2_moe", "qwen3_5", "qwen4_exp"})
+    folders.push_back(kCommitted / name);
+#ifndef __SANITIZE_ADDRESS__  // those go all the ways that these do
+  folders.push_back(kCommitted / "qwen3_next");
+  for (const char* name : {"qwen2_f32", "qwen2_tied", "qwen2_untied", "qwen2_yarn", "qwen3_odd",
+                           "qwen3_sharded", "qwen3_tied", "qwen3_moe", "qwen3_moe_nonorm", "qwen3_5_moe"})
     if (std::filesystem::exists(shared() / name)) folders.push_back(shared() / name);
 #endif
   for (const auto& folder : folders) {
@@ -175,24 +183,27 @@ TEST_CASE("dense reference checkpoints on the executor, within their tolerances"
 }
 
 TEST_CASE("on the executor bits do not depend on chunks, company or the order of blocks") {
-  for (const char* dtype : {"f32", "bf16"}) {
-    CAPTURE(dtype);
-    const auto folder = kCommitted / "qwen2_sliding";
+  for (const char* name : {"qwen2_sliding", "qwen2_moe", "qwen3_5", "qwen4_exp"}) {
+    CAPTURE(name);
+    const auto folder = kCommitted / name;
     auto text = Expected(folder / "expected.safetensors").values<int32_t>("long_input_ids");
-    text.resize(70);
-    const auto loaded = open_model(folder, options(dtype));
-    Floats whole;
-    for (const int64_t chunk : {512, 1, 23}) {
-      CAPTURE(chunk);
-      Engine engine(loaded, options(dtype, chunk));
-      const std::vector<int32_t> part(text.begin(), text.begin() + 33);
-      const auto together =
-          answer(engine, {wanting_logits(part), wanting_logits(text), wanting_logits({5, 6, 7})});
-      if (whole.empty()) whole = together[1]->logits;
-      CHECK(test::same_bits(together[1]->logits, whole));
-      CHECK(test::same_bits(
-          together[0]->logits,
-          {whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(whole.size() / 70 * 33)}));
+    text.resize(70);  // past where a recurrent state is kept
+    for (const char* dtype : {"f32", "bf16"}) {
+      CAPTURE(dtype);
+      const auto loaded = open_model(folder, options(dtype));
+      Floats whole;
+      for (const int64_t chunk : {512, 1, 23}) {
+        CAPTURE(chunk);
+        Engine engine(loaded, options(dtype, chunk));
+        const std::vector<int32_t> part(text.begin(), text.begin() + 33);
+        const auto together =
+            answer(engine, {wanting_logits(part), wanting_logits(text), wanting_logits({5, 6, 7})});
+        if (whole.empty()) whole = together[1]->logits;
+        CHECK(test::same_bits(together[1]->logits, whole));
+        CHECK(test::same_bits(
+            together[0]->logits,
+            {whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(whole.size() / 70 * 33)}));
+      }
     }
   }
 }
@@ -213,9 +224,7 @@ TEST_CASE("engine and model agree about the device") {
   CHECK_THROWS_WITH_AS(far.set("device", std::string_view("cuda:x")),
                        "option 'device' is 'cuda:x'; allowed are auto|cpu|cuda|cuda:N", Error);
   CHECK_THROWS_AS(far.set("device", std::string_view("cuda:N")), Error);
-  const auto hybrid = open_model(kCommitted / "qwen3_next", options("bf16"));
-  CHECK_THROWS_WITH_AS(
-      Engine(hybrid, options("bf16")),
-      doctest::Contains("this version has no recurrent state (linear attention, convolution) on a GPU"),
-      Error);
+  CHECK_THROWS_WITH_AS(open_model(kCommitted / "qwen3_gptq_int4_g32", options("bf16")),
+                       doctest::Contains("this version has no multiplication by quantised weights on a GPU"),
+                       Error);
 }

@@ -205,6 +205,14 @@ def test_validate_lists_what_is_not_supported(tmp_path: Path, capsys: pytest.Cap
     assert main(["validate", str(tmp_path), "--strict"]) == 1
 
 
+def test_validate_computes_where_it_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    case = str(DATA / "qwen3_embedding")
+    assert main(["validate", case, "--dtype", "f32", "--device", "cuda:77", "--strict"]) == 1  # there is none
+    assert capsys.readouterr().out.count("not supported: option 'device' asks for ") == 2
+    assert main(["validate", case, "--dtype", "f32", "--device", "cuda:x"]) == 1
+    assert "option 'device' is 'cuda:x'; allowed are auto|cpu|cuda|cuda:N" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "named"),
     [

@@ -271,7 +271,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_rows(Walk walk) {
   const int lane = static_cast<int>(threadIdx.x % kWarp), warp = static_cast<int>(threadIdx.x / kWarp);
   const int64_t item = kSplit ? int64_t{blockIdx.x} : int64_t{blockIdx.x} * kWarps + warp;
   const int64_t row = item / args.heads, head = item % args.heads;
-  if (row >= args.batch.rows) return;  // no barrier in this kernel
+  if (row >= args.batch.rows || args.batch.row_sequence[row] < 0) return;  // no barrier in this kernel
   const PagedSequence sequence = args.batch.sequences[args.batch.row_sequence[row]];
   const int head_dim = static_cast<int>(cache.head_dim);
   const int64_t kv_head = head / (args.heads / cache.kv_heads);
@@ -355,7 +355,7 @@ __global__ void __launch_bounds__(kThreads) merge_parts(Walk walk) {
   const int head_dim = static_cast<int>(args.cache.head_dim);
   const int64_t item = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
   const int64_t row = item / args.heads;
-  if (row >= args.batch.rows) return;  // no barrier in this kernel
+  if (row >= args.batch.rows || args.batch.row_sequence[row] < 0) return;  // no barrier in this kernel
   const int dim = static_cast<int>(blockIdx.y) * kWarp + static_cast<int>(threadIdx.x % kWarp);
   if (dim >= head_dim) return;
   const PagedSequence sequence = args.batch.sequences[args.batch.row_sequence[row]];

@@ -30,7 +30,7 @@ constexpr int64_t attention_scratch_floats(int64_t rows, int64_t heads, int64_t 
 }
 
 struct PagedAttentionArgs {
-  PagedRows batch;
+  PagedRows batch;  // rows of sequence -1 are left alone
   PagedCacheView cache;
   const float* q = nullptr;  // [rows, heads * head_dim]
   int64_t heads = 0;

@@ -66,8 +66,13 @@ void CudaBackend::store_heads(CacheStorage& storage, const Batch& batch, const A
 void CudaBackend::attention(const CacheStorage& storage, const Batch& batch, const AttentionArgs& args,
                             Rows q, Rows out) {
   const auto& cache = static_cast<const CudaCache&>(storage);
-  counted(Op::attention, cache.element());
-  const PagedRows rows = paged_rows(batch, args.group);
+  attend(paged_rows(batch, args.group), view(cache, args.layer), args, q, out, arrays_of(args.group).tiles);
+}
+
+// Of sequences_.
+void CudaBackend::attend(const PagedRows& rows, const PagedCacheView& cache, const AttentionArgs& args,
+                         Rows q, Rows out, HostArray& tiles) {
+  counted(Op::attention, cache.element);
   list_attention_tiles(sequences_, args.heads / args.kv_heads, tiles_);
   int64_t most_positions = 0;
   for (const PagedSequence& sequence : sequences_)
@@ -80,21 +85,20 @@ void CudaBackend::attention(const CacheStorage& storage, const Batch& batch, con
                             ? nullptr
                             : attention_.get(device_, *stream_, static_cast<size_t>(floats) * sizeof(float),
                                              "partial results of attention");
-  paged_attention(*stream_,
-                  {.batch = rows,
-                   .cache = view(cache, args.layer),
-                   .q = static_cast<const float*>(q.data),
-                   .heads = args.heads,
-                   .window = args.window,
-                   .scale = args.scale,
-                   .tiles = put(arrays_of(args.group).tiles, std::span<const AttentionTile>(tiles_)),
-                   .tile_count = static_cast<int64_t>(tiles_.size()),
-                   .most_positions = most_positions,
-                   .scratch = static_cast<float*>(scratch),
-                   .scratch_floats = floats,
-                   .out = out.data,
-                   .out_element = out.form == Form::operand ? Element::bf16 : Element::f32,
-                   .multiprocessors = device_.info().multiprocessors});
+  paged_attention(*stream_, {.batch = rows,
+                             .cache = cache,
+                             .q = static_cast<const float*>(q.data),
+                             .heads = args.heads,
+                             .window = args.window,
+                             .scale = args.scale,
+                             .tiles = put(tiles, std::span<const AttentionTile>(tiles_)),
+                             .tile_count = static_cast<int64_t>(tiles_.size()),
+                             .most_positions = most_positions,
+                             .scratch = static_cast<float*>(scratch),
+                             .scratch_floats = floats,
+                             .out = out.data,
+                             .out_element = out.form == Form::operand ? Element::bf16 : Element::f32,
+                             .multiprocessors = device_.info().multiprocessors});
 }
 
 }  // namespace qwen::cuda

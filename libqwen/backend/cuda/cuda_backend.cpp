@@ -57,8 +57,9 @@ std::string CudaBackend::name() const {
 }
 
 std::vector<KernelCount> CudaBackend::kernel_counts() const {
-  static constexpr const char* kOps[] = {"embed", "linear",   "attention", "rms_norm",
-                                         "rope",  "store_kv", "silu_mul"};
+  static constexpr const char* kOps[] = {"embed",       "linear",      "attention", "rms_norm",
+                                         "rope",        "store_kv",    "silu_mul",  "moe",
+                                         "convolution", "gated_delta", "indexer"};
   static_assert(std::size(kOps) == static_cast<size_t>(Op::count));
   std::vector<KernelCount> counts;
   for (size_t i = 0; i < counts_.size(); ++i)
@@ -82,12 +83,12 @@ std::unique_ptr<Workspace> CudaBackend::create_workspace() {
 }
 
 size_t CudaBackend::cache_block_bytes(const CacheGroupSpec& spec) const {
-  if (spec.recurrent()) missing("recurrent state (linear attention, convolution)");
-  if (spec.indexer) missing("indexed attention");
+  if (spec.recurrent()) return CudaStateCache::block_bytes(spec);
   return CudaCache::block_bytes(spec, cache_element());
 }
 
 std::unique_ptr<CacheStorage> CudaBackend::create_cache(const CacheGroupSpec& spec, int64_t blocks) {
+  if (spec.recurrent()) return std::make_unique<CudaStateCache>(device_, spec, blocks);
   return std::make_unique<CudaCache>(device_, *stream_, spec, blocks, cache_element());
 }
 
@@ -291,26 +292,6 @@ std::span<float> CudaBackend::host(Rows x, std::vector<float>& copy) {
   stream_->synchronize();  // of a step without results too: what it failed of is its own error
   if (bytes > 0) std::memcpy(copy.data(), readback_.data(), bytes);
   return copy;
-}
-
-void CudaBackend::store_index_keys(CacheStorage&, const Batch&, const AttentionArgs&, const IndexerArgs&,
-                                   Rows, Rows) {
-  missing("indexed attention");
-}
-void CudaBackend::indexed_attention(const CacheStorage&, const Batch&, const AttentionArgs&,
-                                    const IndexerArgs&, Rows, Rows, Rows) {
-  missing("indexed attention");
-}
-void CudaBackend::convolution(CacheStorage&, const Batch&, const ConvolutionArgs&, Rows, const Weight&,
-                              Rows) {
-  missing("convolution");
-}
-void CudaBackend::gated_delta(CacheStorage&, const Batch&, const GatedDeltaArgs&, const GatedDeltaInput&,
-                              Rows) {
-  missing("gated delta rule");
-}
-void CudaBackend::moe(Workspace&, Rows, const MoeArgs&, Rows) {
-  missing("mixture of experts");
 }
 
 }  // namespace cuda

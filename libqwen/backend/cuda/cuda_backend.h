@@ -6,14 +6,17 @@
 
 #include <array>
 #include <atomic>
+#include <map>
 #include <memory>
 #include <vector>
 
 #include "backend/backend.h"
 #include "backend/cuda/attention.h"
 #include "backend/cuda/cuda_memory.h"
+#include "backend/cuda/cuda_state_cache.h"
 #include "backend/cuda/cuda_weight.h"
 #include "backend/cuda/device.h"
+#include "backend/cuda/indexer.h"
 #include "backend/cuda/paged.h"
 
 namespace qwen::cuda {
@@ -69,7 +72,20 @@ class CudaBackend final : public Backend {
   std::span<float> host(Rows x, std::vector<float>& copy) override;
 
  private:
-  enum class Op : uint8_t { embed, linear, attention, rms_norm, rope, store_kv, silu_mul, count };
+  enum class Op : uint8_t {
+    embed,
+    linear,
+    attention,
+    rms_norm,
+    rope,
+    store_kv,
+    silu_mul,
+    moe,
+    convolution,
+    gated_delta,
+    indexer,
+    count
+  };
   static constexpr size_t kElements = 2;
 
   void counted(Op op, Element element) {
@@ -95,15 +111,23 @@ class CudaBackend final : public Backend {
   GroupArrays& arrays_of(int64_t group);
   PagedRows paged_rows(const Batch& batch, int64_t group);
   PagedCacheView view(const CudaCache& cache, int64_t layer) const;
+  void attend(const PagedRows& rows, const PagedCacheView& cache, const AttentionArgs& args, Rows q, Rows out,
+              HostArray& tiles);
+  RecurrentRows recurrent_rows(const Batch& batch, int64_t group);
 
   Device device_;
   Precision precision_;
   std::unique_ptr<Stream> stream_;
   WeightUploader uploader_;
-  Scratch operand_, attention_;
+  Scratch operand_, attention_, gated_delta_, picks_, gathered_;
   HostArray ids_, shard_ids_, shards_, positions_, frequencies_, axes_, indices_;
   std::vector<std::unique_ptr<GroupArrays>> groups_;
-  std::vector<PagedSequence> sequences_;  // of the batch that is being put together, as are the next three
+  GroupArrays dense_, picked_;  // of rows that see all there is, and of those that pick
+  HostArray sparse_;
+  std::map<const Expert*, HostArray> experts_;  // of each mixture where its matrices are
+  std::vector<PagedSequence> sequences_;  // of the batch that is being put together, as are the next five
+  std::vector<SparseRow> sparse_rows_;
+  std::vector<RecurrentSequence> recurrent_sequences_;
   std::vector<int32_t> row_sequence_, tables_;
   std::vector<AttentionTile> tiles_;
   Memory readback_;  // pinned

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "backend/cuda/indexer.h"
 #include "backend/cuda/paged.h"
 #include "base/error.h"
 
@@ -12,6 +13,14 @@ namespace {
 size_t round_up(size_t bytes) {
   constexpr size_t kAlignment = 256;  // that of an allocation
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+// Of one block in one layer: keys and values; what an indexer keeps.
+size_t layer_bytes(const CacheGroupSpec& spec, Element element) {
+  return static_cast<size_t>(2 * cache_block_elements(spec.kv_heads, spec.head_dim)) * element_bytes(element);
+}
+size_t layer_index_bytes(const CacheGroupSpec& spec) {
+  return spec.indexer ? static_cast<size_t>(index_block_floats(*spec.indexer)) * sizeof(float) : 0;
 }
 
 }  // namespace
@@ -80,17 +89,23 @@ CudaCache::CudaCache(const Device& device, Stream& stream, const CacheGroupSpec&
     : stream_(stream),
       spec_(spec),
       element_(element),
-      plane_bytes_(static_cast<size_t>(blocks) * block_bytes(spec, element) /
-                   static_cast<size_t>(2 * spec.layers)),
+      plane_bytes_(static_cast<size_t>(blocks) * layer_bytes(spec, element) / 2),
+      index_plane_bytes_(static_cast<size_t>(blocks) * layer_index_bytes(spec)),
       memory_(device.allocate(
           static_cast<size_t>(2 * spec.layers) * plane_bytes_,
           cat("a key/value cache of ", blocks, " blocks (", blocks * kCacheBlock, " positions)"))) {
+  if (spec.indexer)
+    index_ = device.allocate(static_cast<size_t>(spec.layers) * index_plane_bytes_,
+                             cat("the index keys of ", blocks, " blocks"));
   stream.fill_zero(memory_.data(), memory_.size());  // a position that nobody wrote is multiplied by 0
 }
 
 size_t CudaCache::block_bytes(const CacheGroupSpec& spec, Element element) {
-  return static_cast<size_t>(2 * spec.layers * cache_block_elements(spec.kv_heads, spec.head_dim)) *
-         element_bytes(element);
+  return static_cast<size_t>(spec.layers) * (layer_bytes(spec, element) + layer_index_bytes(spec));
+}
+
+float* CudaCache::index(int64_t layer) const {
+  return reinterpret_cast<float*>(index_.data() + static_cast<size_t>(layer) * index_plane_bytes_);
 }
 
 }  // namespace qwen::cuda

@@ -62,7 +62,7 @@ class HostArray {
   Memory memory_;
 };
 
-// One layer after the other, keys and values (paged.h has the inside of a block).
+// One layer after the other, keys and values (paged.h has the inside of a block); with an indexer what it keeps besides (indexer.h).
 class CudaCache final : public CacheStorage {
  public:
   CudaCache(const Device& device, Stream& stream, const CacheGroupSpec& spec, int64_t blocks,
@@ -75,6 +75,7 @@ class CudaCache final : public CacheStorage {
   Element element() const { return element_; }
   void* keys(int64_t layer) const { return plane(2 * layer); }
   void* values(int64_t layer) const { return plane(2 * layer + 1); }
+  float* index(int64_t layer) const;
 
  private:
   void* plane(int64_t index) const { return memory_.data() + static_cast<size_t>(index) * plane_bytes_; }
@@ -82,8 +83,8 @@ class CudaCache final : public CacheStorage {
   Stream& stream_;
   CacheGroupSpec spec_;
   Element element_;
-  size_t plane_bytes_;
-  Memory memory_;
+  size_t plane_bytes_, index_plane_bytes_;
+  Memory memory_, index_;
 };
 
 constexpr size_t element_bytes(Element element) {
