@@ -211,8 +211,8 @@ TEST_CASE("reference checkpoints on the executor, within their tolerances") {
 }
 
 TEST_CASE("on the executor bits do not depend on chunks, company or the order of blocks") {
-#ifdef __SANITIZE_ADDRESS__  // the last one has all that the two between them have
-  constexpr const char* kNames[] = {"qwen2_sliding", "qwen4_exp"};
+#ifdef __SANITIZE_ADDRESS__  // the others take minutes; their kernels' own tests cut rows in every way
+  constexpr const char* kNames[] = {"qwen2_sliding"};
 #else
   constexpr const char* kNames[] = {"qwen2_sliding", "qwen2_moe", "qwen3_5", "qwen4_exp"};
 #endif
