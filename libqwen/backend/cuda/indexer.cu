@@ -202,11 +202,11 @@ __global__ void __launch_bounds__(kThreads) gather_blocks(GatherArgs args) {
         int64_t{args.tables[row.table + position / kBlock]} * kBlock + position % kBlock;
   }
   __syncthreads();
-  const T *const keys = static_cast<const T*>(args.from.keys), *const values =
-                                                                   static_cast<const T*>(args.from.values);
+  const T* const keys = static_cast<const T*>(args.from.keys);
+  const T* const values = static_cast<const T*>(args.from.values);
   const int64_t to = (int64_t{blockIdx.x} * args.from.kv_heads + head) * kBlock * width;
-  T *const to_keys = static_cast<T*>(args.to.keys) + to, *const to_values =
-                                                             static_cast<T*>(args.to.values) + to;
+  T* const to_keys = static_cast<T*>(args.to.keys) + to;
+  T* const to_values = static_cast<T*>(args.to.values) + to;
   const auto from = [&](int64_t source) {
     return (source / kBlock * args.from.kv_heads + head) * kBlock * width;
   };
