@@ -14,9 +14,11 @@ import pytest
 
 from qwen_ffi import build_info
 
+from .test_troubleshooting import says, shown
+
 FAKE = Path(__file__).resolve().parent / "cuda" / "fake_driver.c"
 SECTION = struct.Struct("<IIQQQQIIQQ")  # of an ELF file, little-endian, 64 bits
-LEFT = re.compile(r"context gone: 0 allocations, 0 streams, 0 events left; (\d+) launches, 0 misuses")
+LEFT = re.compile(r"context gone: 0 allocations, 0 streams, 0 events left; \d+ launches, 0 misuses")
 
 Run = Callable[..., str]
 
@@ -112,10 +114,11 @@ def refusal(run: Run, **variables: object) -> str:
 
 
 def endings(log: Path) -> list[str]:
-    """What each context left behind; nothing was done that a driver may refuse."""
-    lines = log.read_text().splitlines()
-    assert [line for line in lines if line.startswith("misuse")] == []
-    return [line for line in lines if not line.startswith("launch")]
+    """What the context held each time that the last hold on it went: nothing. Nor was anything done that a driver may refuse."""
+    lines = [line for line in log.read_text().splitlines() if not line.startswith("launch ")]
+    assert lines
+    assert [line for line in lines if not LEFT.fullmatch(line)] == []
+    return lines
 
 
 # ---------------------------------------------------------------------------------------------------- why there is no GPU
@@ -170,6 +173,21 @@ def test_a_gpu_without_kernels(run: Run, capability: int) -> None:
     assert re.fullmatch(begin + r"\d+\.\d(, \d+\.\d)*", said), said
 
 
+def test_the_page_on_troubleshooting_has_these_messages(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "libcuda.so.1").write_text("")
+    lost = "session = opened()\nfail('cuStreamSynchronize', 0, 700)\nprint(message(QwenInternalError, answer, session))"
+    kernels = refusal(run, FAKE_NAME="NVIDIA A10G", FAKE_CAPABILITY=75)
+    said = [
+        refusal(run, folder=tmp_path),
+        refusal(run, FAKE_VERSION=11080),
+        refusal(run, FAKE_GPUS=0),
+        re.sub(r"(?<=kernels for ).*", "9.0", kernels),
+        run(lost).rstrip("\n"),
+    ]
+    page = shown("No GPU")
+    assert [line for line in said if not any(says(message, line) for message in page)] == []
+
+
 # ------------------------------------------------------------------------------------------------------- lives of engines
 
 
@@ -177,9 +195,10 @@ def test_a_gpu_without_kernels(run: Run, capability: int) -> None:
 def test_an_engine_lives_and_leaves_nothing(run: Run, log: Path, dtype: str) -> None:
     run(f"with opened(dtype={dtype!r}) as session:\n    answer(session), answer(session)")
     (ending,) = endings(log)
-    left = LEFT.fullmatch(ending)
-    assert left, ending
-    assert int(left[1]) == len(re.findall("^launch ", log.read_text(), flags=re.MULTILINE)) > 50
+    names = re.findall(r"^launch (\w+)", log.read_text(), flags=re.MULTILINE)
+    assert ending.endswith(f" {len(names)} launches, 0 misuses")
+    assert any("_kernelEP" in name for name in names)  # whose first argument the driver has looked at
+    assert len(names) > 50
 
 
 def test_engines_live_beside_and_after_each_other(run: Run, log: Path) -> None:
@@ -190,9 +209,7 @@ def test_engines_live_beside_and_after_each_other(run: Run, log: Path) -> None:
         "with opened() as c:\n"
         "    answer(c)\n"
     )
-    first, second = endings(log)
-    assert LEFT.fullmatch(first)
-    assert LEFT.fullmatch(second)
+    assert len(endings(log)) == 2
 
 
 def test_the_hosts_thread_keeps_its_context(run: Run, log: Path) -> None:
@@ -210,7 +227,7 @@ def test_the_hosts_thread_keeps_its_context(run: Run, log: Path) -> None:
         "    session.close()\n"
         "    assert current() == mine\n"
     )
-    assert all(map(LEFT.fullmatch, endings(log)))
+    assert endings(log)
 
 
 def test_nothing_is_touched_before_a_gpu_is_asked_for(run: Run, log: Path) -> None:
@@ -230,7 +247,7 @@ def test_too_little_memory(run: Run, log: Path) -> None:
     found = re.fullmatch(r"cannot allocate (\d+) bytes for (.+) on GPU 0; (\d+) bytes are free\n", said)
     assert found, said
     assert int(found[1]) > int(found[3])
-    assert all(map(LEFT.fullmatch, endings(log)))
+    assert endings(log)
 
 
 REFUSALS = """
@@ -255,11 +272,12 @@ for before in ({places}):
         session.close()
     del session
     gc.collect()
+    assert fake.fake_holds() == 0
     print(before, outcome)
 """
 MEMORY = ["cuMemAlloc_v2", "cuMemHostAlloc", "cuDevicePrimaryCtxRetain", "cuLibraryLoadData", "cuLaunchKernel"]
 OTHERS = """cuCtxSetCurrent cuMemcpyHtoDAsync_v2 cuMemcpyDtoHAsync_v2 cuMemsetD8Async cuStreamCreate cuStreamSynchronize cuEventCreate
-    cuEventRecord cuEventSynchronize cuLibraryGetKernel cuKernelSetAttribute cuLaunchKernel""".split()
+    cuEventRecord cuEventSynchronize cuLibraryGetKernel cuLaunchKernel""".split()
 
 
 def refused(run: Run, names: list[str], status: int, places: str) -> dict[str, int]:
@@ -277,12 +295,23 @@ def test_memory_that_runs_out_anywhere_is_an_error_and_the_engine_goes_on(run: R
     errors = refused(run, MEMORY, 2, "0, 1, 2, 5, 11, 23, 24, 25, 26, 27, 28, 29, 30, 31, 47, 95, 191")
     assert errors["cuMemAlloc_v2"] > 10
     assert errors["cuLaunchKernel"] > 10
-    assert all(map(LEFT.fullmatch, endings(log)))
+    assert endings(log)
 
 
 def test_what_the_driver_refuses_once_is_an_error(run: Run, log: Path) -> None:
     refused(run, OTHERS, 1, "0, 3")
-    assert all(map(LEFT.fullmatch, endings(log)))
+    assert endings(log)
+
+
+def test_a_launch_asks_for_the_shared_memory_that_it_needs(run: Run, log: Path) -> None:
+    """More than a kernel has unasked, 48 kB: many rows on a GPU that needs few blocks to be busy."""
+    program = "session = opened()\nsession.generate('1 ' * 200, max_tokens=1)\n"
+    run(program + "session.close()", FAKE_MULTIPROCESSORS=1)
+    assert endings(log)
+    launches = [line.split() for line in log.read_text().splitlines() if line.startswith("launch")]
+    assert max(int(launch[-1]) for launch in launches) > 48 << 10
+    refused = "fail('cuKernelSetAttribute', 0, 1)\nprint(message(QwenInternalError, opened().generate, '1 ' * 200))"
+    assert re.match(r"CUDA: the launch at \S+\.cu:\d+: ", run(refused, FAKE_MULTIPROCESSORS=1))
 
 
 def test_a_lost_context_is_said_by_every_engine_and_the_next(run: Run) -> None:
@@ -295,6 +324,7 @@ def test_a_lost_context_is_said_by_every_engine_and_the_next(run: Run) -> None:
         "print(message(QwenInternalError, answer, b))\n"
         "print(message(QwenInternalError, opened))\n"
         "a.close(), b.close()\n"
+        "assert fake.fake_holds() == 0\n"
         "fake.fake_fail(None, 0, 0)\n"  # what holds nothing any more is as new, in this driver at least
         "with opened() as c:\n"
         "    answer(c)\n"

@@ -2,9 +2,9 @@
  * libqwen carries, checked and counted, and do nothing. It insists on what a driver may forgive: that a context is current, that a
  * copy stays inside of an allocation, that what was made is destroyed while its context is there.
  *
- * The environment says what it is: FAKE_VERSION (13000 is CUDA 13.0), FAKE_GPUS, FAKE_CAPABILITY (90), FAKE_MEMORY (bytes). FAKE_LOG is
- * a file to which each launch is appended, and each misuse, and what is left when the last hold on the context goes. A test says which
- * call is to fail by fake_fail().
+ * The environment says what it is: FAKE_VERSION (13000 is CUDA 13.0), FAKE_GPUS, FAKE_NAME, FAKE_CAPABILITY (90),
+ * FAKE_MULTIPROCESSORS, FAKE_MEMORY (bytes). FAKE_LOG is a file to which each launch is appended, and each misuse, and what is left when the last hold on the
+ * context goes. A test says which call is to fail by fake_fail().
  */
 #include <pthread.h>
 #include <stdarg.h>
@@ -69,6 +69,7 @@ EXPORT void fake_fail(const char *name, long before, int status) {
 }
 /* Whether that call has come. */
 EXPORT int fake_failed(void) { return calls_before < 0; }
+EXPORT int fake_holds(void) { return holds; } /* on the context */
 
 static int wanted(const char *name) {
   if (!failing || calls_before < 0 || strcmp(name, failing) != 0 || calls_before-- > 0) return OK;
@@ -134,17 +135,18 @@ EXPORT int cuDeviceGet(int *device, int ordinal) {
 }
 EXPORT int cuDeviceGetName(char *name, int length, int device) {
   (void)device;
-  snprintf(name, (size_t)length, "Fake GPU");
+  const char *chosen = getenv("FAKE_NAME");
+  snprintf(name, (size_t)length, "%s", chosen ? chosen : "Fake GPU");
   return OK;
 }
 EXPORT int cuDeviceGetAttribute(int *value, int attribute, int device) {
   (void)device;
   const int capability = (int)number("FAKE_CAPABILITY", 90);
   switch (attribute) {
-    case 16: *value = 132; return OK;              /* multiprocessors */
-    case 75: *value = capability / 10; return OK;  /* compute capability */
+    case 16: *value = (int)number("FAKE_MULTIPROCESSORS", 132); return OK;
+    case 75: *value = capability / 10; return OK; /* compute capability */
     case 76: *value = capability % 10; return OK;
-    case 97: *value = 227 << 10; return OK;        /* shared memory of a block, at most */
+    case 97: *value = 227 << 10; return OK; /* shared memory of a block, at most */
     default: return misuse(INVALID_VALUE, __func__, "an attribute that this does not know");
   }
 }
@@ -377,6 +379,8 @@ EXPORT int cuLaunchKernel(struct kernel *kernel, unsigned gx, unsigned gy, unsig
     return end(misuse(INVALID_VALUE, __func__, "a grid or block that no GPU takes"));
   if ((int)shared > kernel->most_shared) return end(misuse(INVALID_VALUE, __func__, "shared memory that it did not ask for"));
   if (extra || !arguments || !arguments[0]) return end(misuse(INVALID_VALUE, __func__, "no arguments"));
+  if (strstr(kernel->name, "_kernelEP") && !inside(*(char **)arguments[0], 1, 0)) /* a pointer comes first, says the mangled name */
+    return end(misuse(ILLEGAL_ADDRESS, __func__, "an argument that is no memory of the GPU"));
   ++launches;
   say("launch %s %u %u %u %u %u %u %u\n", kernel->name, gx, gy, gz, bx, by, bz, shared);
   return end(OK);

@@ -31,9 +31,12 @@ class Context {
 
   CUcontext handle() const { return handle_; }
   CUdevice device() const { return device_; }
-  // For a Memory, which has no room for a Context: it is held from keep() to give_back(), which may be another Context's.
+  // For a Memory, which has no room for a Context: it is held from keep() to give_back().
   void keep() { held_ = false; }
-  void give_back() { driver().cuDevicePrimaryCtxRelease(device_); }
+  static void give_back(int ordinal) {
+    CUdevice device = 0;
+    if (driver().cuDeviceGet(&device, ordinal) == CUDA_SUCCESS) driver().cuDevicePrimaryCtxRelease(device);
+  }
 
  private:
   CUdevice device_ = 0;
@@ -143,12 +146,12 @@ CUdeviceptr address(const void* data) {
 Memory::~Memory() {
   if (data_ == nullptr) return;
   try {
-    Context context(ordinal_);
-    context.give_back();
+    const Context context(ordinal_);
     const Scope scope(context);
     place_ == Place::device ? driver().cuMemFree(address(data_)) : driver().cuMemFreeHost(data_);
   } catch (const Error&) {  // its context is lost, and the memory with it
   }
+  Context::give_back(ordinal_);
 }
 
 Event::Event(std::unique_ptr<State> state) : state_(std::move(state)) {}
