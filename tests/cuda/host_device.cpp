@@ -139,9 +139,6 @@ void Stream::check() {
 void Stream::synchronize() {
   state_->run_until(state_->given);
 }
-void* Stream::handle() const {
-  return nullptr;
-}
 
 int Device::count() {
   return host_cuda::machine().devices;

@@ -1,5 +1,5 @@
 // One GPU and its memory, as the backend sees it: what is small enough of CUDA to have a twin on the host. device_cuda.cpp does it
-// with the CUDA runtime; tests/cuda/host_device.cpp with malloc, memcpy and queues that run as late as a GPU may, so that a missing
+// with the driver; tests/cuda/host_device.cpp with malloc, memcpy and queues that run as late as a GPU may, so that a missing
 // synchronize() is seen. Nothing of CUDA is included here, and nothing of CUDA is touched before the first call.
 //
 // Failures are thrown as Error: unsupported (no driver, no such GPU, too old a one), out_of_memory (with the bytes asked for and
@@ -87,7 +87,16 @@ class Stream {
   void synchronize();      // returns when all work is done
   void finish() noexcept;  // the same, for those who free what it uses; an error is for others to hear
 
-  void* handle() const;  // the cudaStream_t, its device made current for this thread
+  struct Launch {
+    const void* kernel;  // the address of the host function that nvcc makes of it
+    int64_t grid[3];
+    unsigned block[3];
+    size_t shared_bytes;
+    void** arguments;  // their addresses, copied before launch() returns
+    const std::source_location& where;
+  };
+  void launch(const Launch&
+                  launch);  // what launch() of dialect.h does on a GPU; the host's twin has a way of its own
 
  private:
   std::unique_ptr<State> state_;
@@ -116,7 +125,5 @@ class Device {
 
 // Whether a grid has blocks to launch; Error(internal) where it has more than a GPU takes.
 bool launchable(int64_t x, int64_t y, int64_t z, const std::source_location& where);
-// Of the status (a cudaError_t) of a launch: Error(internal) that names the place, unless it is success.
-void launched(int status, const std::source_location& where);
 
 }  // namespace qwen::cuda

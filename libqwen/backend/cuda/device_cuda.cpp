@@ -1,292 +1,303 @@
-// device.h with the CUDA runtime.
-#include <cuda.h>
-#include <cuda_runtime.h>
-
+// device.h with the NVIDIA driver.
+#include <algorithm>
 #include <array>
 #include <optional>
+#include <vector>
 
 #include "backend/cuda/device.h"
+#include "backend/cuda/driver.h"
+#include "backend/cuda/kernel_registry.h"
 #include "base/error.h"
 
 namespace qwen::cuda {
 namespace {
 
-// Compute capabilities that this build has kernels of, as in sm_90: 90.
-constexpr int kArchitectures[] = {QWEN_CUDA_ARCHITECTURES};
+// Compute capabilities that this build has kernels of, times 100: nvcc says so to every file.
+constexpr int kArchitectures[] = {__CUDA_ARCH_LIST__};
 
-constexpr int major_of(int version) {
-  return version / 1000;
-}
-constexpr int minor_of(int version) {
-  return version % 1000 / 10;
-}
+// A GPU's primary context, which all libraries of the process share: there while one of these is, and for as long as others of the
+// process hold it. Memory, streams and events hold it, so that the driver gives back what a context takes when the last engine ends.
+class Context {
+ public:
+  explicit Context(int ordinal) {
+    check(driver().cuDeviceGet(&device_, ordinal), "cuDeviceGet");
+    check(driver().cuDevicePrimaryCtxRetain(&handle_, device_), "cuDevicePrimaryCtxRetain");
+  }
+  ~Context() {
+    if (held_) driver().cuDevicePrimaryCtxRelease(device_);
+  }
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
 
-[[noreturn]] void failed(cudaError_t error, const char* what) {
-  cudaGetLastError();  // seen
-  const Status status = error == cudaErrorMemoryAllocation ? Status::out_of_memory : Status::internal;
-  fail(status, "CUDA: ", what, ": ", cudaGetErrorString(error), " (", cudaGetErrorName(error), ")");
-}
+  CUcontext handle() const { return handle_; }
+  CUdevice device() const { return device_; }
+  // For a Memory, which has no room for a Context: it is held from keep() to give_back().
+  void keep() { held_ = false; }
+  static void give_back(int ordinal) {
+    CUdevice device = 0;
+    if (driver().cuDeviceGet(&device, ordinal) == CUDA_SUCCESS) driver().cuDevicePrimaryCtxRelease(device);
+  }
 
-void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) failed(error, what);
-}
-
-// How many GPUs there are, or why there is none.
-struct Found {
-  int count = 0;
-  std::string why_none;
+ private:
+  CUdevice device_ = 0;
+  CUcontext handle_ = nullptr;
+  bool held_ = true;
 };
 
-Found find_devices() {
-  Found found;
-  int driver = 0;
-  cudaDriverGetVersion(&driver);
-  const cudaError_t error = cudaGetDeviceCount(&found.count);
-  if (error == cudaSuccess && found.count > 0) return found;
-  cudaGetLastError();
-  found.count = 0;
-  if (driver == 0) {
-    found.why_none = "there is no NVIDIA driver (libcuda.so.1)";
-  } else if (error == cudaErrorInsufficientDriver) {
-    found.why_none =
-        cat("the NVIDIA driver knows CUDA ", major_of(driver), ".", minor_of(driver), "; this build needs ",
-            major_of(CUDART_VERSION), ".", minor_of(CUDART_VERSION), " or newer");
-  } else {
-    found.why_none = "the NVIDIA driver reports no GPU";
-    if (error != cudaSuccess && error != cudaErrorNoDevice)
-      found.why_none += cat(": ", cudaGetErrorString(error));
-  }
-  return found;
-}
-
-// The thread's current device while something is done with one of ours; the host's threads get back what they had: a context of
-// the driver's, which a host may share with other libraries.
-thread_local int entered = -1;  // by this thread, for good: see Stream::handle()
-
+// The thread's current context while something is done in ours. It may be a thread of the host's, and get back what it had.
 class Scope {
  public:
-  explicit Scope(int ordinal) {
-    if (entered == ordinal) return;
-    if (functions().get != nullptr && functions().get(&before_) == CUDA_SUCCESS) restore_ = true;
-    check(cudaSetDevice(ordinal), "cudaSetDevice");
+  explicit Scope(const Context& context) : Scope(context.handle()) {}
+  explicit Scope(CUcontext context) {
+    check(driver().cuCtxGetCurrent(&before_), "cuCtxGetCurrent");
+    if (before_ == context) return;
+    check(driver().cuCtxSetCurrent(context), "cuCtxSetCurrent");
+    changed_ = true;
   }
   ~Scope() {
-    if (restore_) functions().set(before_);
+    if (changed_) driver().cuCtxSetCurrent(before_);
   }
   Scope(const Scope&) = delete;
   Scope& operator=(const Scope&) = delete;
 
  private:
-  struct Functions {
-    CUresult (*get)(CUcontext*) = nullptr;
-    CUresult (*set)(CUcontext) = nullptr;
-  };
-  // The driver is not linked: the runtime has opened it.
-  static const Functions& functions() {
-    static const Functions found = [] {
-      Functions f;
-      constexpr unsigned kVersion = 4000;  // of CUDA, that brought them
-      const auto find = [](const char* name, auto& function) {
-        void* address = nullptr;
-        cudaDriverEntryPointQueryResult status;
-        if (cudaGetDriverEntryPointByVersion(name, &address, kVersion, cudaEnableDefault, &status) ==
-                cudaSuccess &&
-            status == cudaDriverEntryPointSuccess)
-          function = reinterpret_cast<std::decay_t<decltype(function)>>(address);
-      };
-      find("cuCtxSetCurrent", f.set);
-      if (f.set != nullptr) find("cuCtxGetCurrent", f.get);
-      return f;
-    }();
-    return found;
-  }
-
   CUcontext before_ = nullptr;
-  bool restore_ = false;
+  bool changed_ = false;
 };
 
 bool has_kernels_for(int major, int minor) {
   for (const int architecture : kArchitectures)
-    if (architecture / 10 == major && architecture % 10 <= minor) return true;
+    if (architecture / 100 == major && architecture / 10 % 10 <= minor) return true;
   return false;
 }
 
 std::string architectures() {
   std::string text;
   for (const int architecture : kArchitectures)
-    text += cat(text.empty() ? "" : ", ", architecture / 10, ".", architecture % 10);
+    text += cat(text.empty() ? "" : ", ", architecture / 100, ".", architecture / 10 % 10);
   return text;
 }
 
 }  // namespace
 
 struct Event::State {
-  int ordinal = 0;
-  cudaEvent_t event = nullptr;
+  explicit State(int ordinal) : context(ordinal) {}
+  ~State() {
+    if (event == nullptr) return;
+    try {
+      const Scope scope(context);
+      driver().cuEventDestroy(event);
+    } catch (const Error&) {  // its context is lost, and the event with it
+    }
+  }
+  Context context;
+  CUevent event = nullptr;
 };
 
 struct Stream::State {
-  int ordinal = 0;
-  cudaStream_t stream = nullptr;
+  explicit State(int ordinal) : context(ordinal) {}
+  ~State() {
+    if (stream == nullptr) return;
+    try {
+      const Scope scope(context);
+      driver().cuStreamSynchronize(stream);  // what it reads and writes may be freed next
+      driver().cuStreamDestroy(stream);
+    } catch (const Error&) {
+    }
+  }
+  Context context;
+  CUstream stream = nullptr;
   std::optional<Error> error;  // sticky
+  std::vector<CUkernel>
+      may_share_widely;  // those that were told of more shared memory than every kernel may have
 
-  // Of a call about this stream's work.
-  void check(cudaError_t status, const char* what) {
+  // Calls the driver about this stream's work. describe() is asked where that fails.
+  template <class Describe, class... Parameters, class... Arguments>
+  void call(const Describe& describe, CUresult (*function)(Parameters...), Arguments... arguments) {
     if (error) throw *error;
-    if (status == cudaSuccess || status == cudaErrorNotReady) return;
+    const Scope scope(context);
+    const CUresult status = function(arguments...);
+    if (status != CUDA_SUCCESS && status != CUDA_ERROR_NOT_READY) fail_with(status, describe());
+  }
+  // Memory that ran out may be there the next time; nothing else is.
+  [[noreturn]] void fail_with(CUresult status, const std::string& what) {
     try {
       failed(status, what);
     } catch (const Error& failure) {
-      error = failure;
+      if (failure.status() != Status::out_of_memory) error = failure;
       throw;
     }
   }
 };
 
+namespace {
+
+// A text for State::call.
+auto saying(const char* what) {
+  return [what] { return std::string(what); };
+}
+
+CUdeviceptr address(const void* data) {
+  return reinterpret_cast<CUdeviceptr>(data);
+}
+
+}  // namespace
+
 Memory::~Memory() {
   if (data_ == nullptr) return;
   try {
-    const Scope scope(ordinal_);
-    place_ == Place::device ? cudaFree(data_) : cudaFreeHost(data_);
-  } catch (const Error&) {  // of a device that is lost
+    const Context context(ordinal_);
+    const Scope scope(context);
+    place_ == Place::device ? driver().cuMemFree(address(data_)) : driver().cuMemFreeHost(data_);
+  } catch (const Error&) {  // its context is lost, and the memory with it
   }
-  cudaGetLastError();
+  Context::give_back(ordinal_);
 }
 
 Event::Event(std::unique_ptr<State> state) : state_(std::move(state)) {}
-Event::~Event() {
-  cudaEventDestroy(state_->event);
-}
+Event::~Event() = default;
 void Event::synchronize() {
-  check(cudaEventSynchronize(state_->event), "cudaEventSynchronize");
+  const Scope scope(state_->context);
+  qwen::cuda::check(driver().cuEventSynchronize(state_->event), "cuEventSynchronize");
 }
 
 Stream::Stream(std::unique_ptr<State> state) : state_(std::move(state)) {}
-Stream::~Stream() {
-  cudaStreamSynchronize(state_->stream);  // what it reads and writes may be freed next
-  cudaStreamDestroy(state_->stream);
-  cudaGetLastError();
-}
+Stream::~Stream() = default;
 
 void Stream::to_device(void* to, const void* from, size_t bytes) {
-  const Scope scope(state_->ordinal);
-  state_->check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, state_->stream), "copy to the GPU");
+  if (bytes > 0)
+    state_->call(saying("copy to the GPU"), driver().cuMemcpyHtoDAsync, address(to), from, bytes,
+                 state_->stream);
 }
 void Stream::to_host(void* to, const void* from, size_t bytes) {
-  const Scope scope(state_->ordinal);
-  state_->check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, state_->stream),
-                "copy from the GPU");
+  if (bytes > 0)
+    state_->call(saying("copy from the GPU"), driver().cuMemcpyDtoHAsync, to, address(from), bytes,
+                 state_->stream);
 }
 void Stream::on_device(void* to, const void* from, size_t bytes) {
-  const Scope scope(state_->ordinal);
-  state_->check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, state_->stream),
-                "copy on the GPU");
+  if (bytes > 0)
+    state_->call(saying("copy on the GPU"), driver().cuMemcpyDtoDAsync, address(to), address(from), bytes,
+                 state_->stream);
 }
 void Stream::fill_zero(void* to, size_t bytes) {
-  const Scope scope(state_->ordinal);
-  state_->check(cudaMemsetAsync(to, 0, bytes, state_->stream), "cudaMemsetAsync");
+  if (bytes > 0)
+    state_->call(saying("cuMemsetD8Async"), driver().cuMemsetD8Async, address(to),
+                 static_cast<unsigned char>(0), bytes, state_->stream);
 }
 void Stream::record(Event& event) {
-  const Scope scope(state_->ordinal);
-  state_->check(cudaEventRecord(event.state().event, state_->stream), "cudaEventRecord");
+  state_->call(saying("cuEventRecord"), driver().cuEventRecord, event.state().event, state_->stream);
 }
 void Stream::wait(Event& event) {
-  const Scope scope(state_->ordinal);
-  state_->check(cudaStreamWaitEvent(state_->stream, event.state().event), "cudaStreamWaitEvent");
+  state_->call(saying("cuStreamWaitEvent"), driver().cuStreamWaitEvent, state_->stream, event.state().event,
+               0u);
 }
 void Stream::check() {
-  const Scope scope(state_->ordinal);
-  state_->check(cudaStreamQuery(state_->stream), "the work on the GPU");
+  state_->call(saying("the work on the GPU"), driver().cuStreamQuery, state_->stream);
 }
 void Stream::synchronize() {
-  const Scope scope(state_->ordinal);
-  state_->check(cudaStreamSynchronize(state_->stream), "the work on the GPU");
+  state_->call(saying("the work on the GPU"), driver().cuStreamSynchronize, state_->stream);
 }
-// Kernels are launched by the engine's own step thread, which has no other device and no host to give one back to.
-void* Stream::handle() const {
-  if (entered != state_->ordinal) {
-    qwen::cuda::check(cudaSetDevice(state_->ordinal), "cudaSetDevice");
-    entered = state_->ordinal;
+
+// Of a kernel that was loaded for no context in particular, the driver takes the stream's: nothing to make current for each launch.
+void Stream::launch(const Launch& launch) {
+  State& state = *state_;
+  if (state.error) throw *state.error;
+  const CUkernel kernel = find_kernel(launch.kernel);
+  CUresult status = CUDA_SUCCESS;
+  constexpr size_t kWithoutAsking = 48 << 10;  // a kernel that wants more shared memory has to say so
+  if (launch.shared_bytes > kWithoutAsking && !std::ranges::count(state.may_share_widely, kernel)) {
+    // The most that the GPU has, whatever this launch needs: several streams say the same, in any order.
+    int most = 0;
+    status = driver().cuDeviceGetAttribute(&most, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
+                                           state.context.device());
+    if (status == CUDA_SUCCESS)
+      status = driver().cuKernelSetAttribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, most, kernel,
+                                             state.context.device());
+    if (status == CUDA_SUCCESS) state.may_share_widely.push_back(kernel);
   }
-  return state_->stream;
+  if (status == CUDA_SUCCESS)
+    status = driver().cuLaunchKernel(
+        reinterpret_cast<CUfunction>(kernel), static_cast<unsigned>(launch.grid[0]),
+        static_cast<unsigned>(launch.grid[1]), static_cast<unsigned>(launch.grid[2]), launch.block[0],
+        launch.block[1], launch.block[2], static_cast<unsigned>(launch.shared_bytes), state.stream,
+        launch.arguments, nullptr);
+  if (status != CUDA_SUCCESS)
+    state.fail_with(status, cat("the launch at ", launch.where.file_name(), ":", launch.where.line()));
 }
 
 int Device::count() {
-  return find_devices().count;
+  return find_gpus().count;
 }
 
 Device::Device(int ordinal) {
-  const Found found = find_devices();
-  if (found.count == 0) fail(Status::unsupported, "option 'device' asks for a GPU, but ", found.why_none);
-  if (ordinal >= found.count) no_such_gpu(ordinal, found.count);
-  cudaDeviceProp properties;
-  check(cudaGetDeviceProperties(&properties, ordinal), "cudaGetDeviceProperties");
-  info_ = {ordinal,
-           properties.name,
-           properties.major,
-           properties.minor,
-           properties.multiProcessorCount,
-           properties.totalGlobalMem};
+  const Gpus gpus = find_gpus();
+  if (gpus.count == 0) fail(Status::unsupported, "option 'device' asks for a GPU, but ", gpus.why_none);
+  if (ordinal >= gpus.count) no_such_gpu(ordinal, gpus.count);
+  CUdevice device = 0;
+  qwen::cuda::check(driver().cuDeviceGet(&device, ordinal), "cuDeviceGet");
+  std::array<char, 256> name{};
+  qwen::cuda::check(driver().cuDeviceGetName(name.data(), name.size(), device), "cuDeviceGetName");
+  const auto attribute = [device](CUdevice_attribute which) {
+    int value = 0;
+    qwen::cuda::check(driver().cuDeviceGetAttribute(&value, which, device), "cuDeviceGetAttribute");
+    return value;
+  };
+  info_ = {.ordinal = ordinal,
+           .name = name.data(),
+           .major = attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR),
+           .minor = attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR),
+           .multiprocessors = attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)};
+  qwen::cuda::check(driver().cuDeviceTotalMem(&info_.total_bytes, device), "cuDeviceTotalMem");
   if (!has_kernels_for(info_.major, info_.minor))
     fail(Status::unsupported, "GPU ", ordinal, " (", info_.name, ") has compute capability ", info_.major,
          ".", info_.minor, "; this build has kernels for ", architectures());
 }
 
 size_t Device::free_bytes() const {
-  const Scope scope(info_.ordinal);
+  const Context context(info_.ordinal);
+  const Scope scope(context);
   size_t free = 0, total = 0;
-  check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  check(driver().cuMemGetInfo(&free, &total), "cuMemGetInfo");
   return free;
 }
 
 Memory Device::allocate(size_t bytes, std::string_view purpose) const {
   if (bytes == 0) return {};
-  const Scope scope(info_.ordinal);
-  void* data = nullptr;
-  const cudaError_t error = cudaMalloc(&data, bytes);
-  if (error == cudaErrorMemoryAllocation) {
-    cudaGetLastError();
-    out_of_memory(*this, bytes, purpose);
-  }
-  check(error, "cudaMalloc");
-  return {info_.ordinal, Memory::Place::device, data, bytes};
+  Context context(info_.ordinal);
+  const Scope scope(context);
+  CUdeviceptr data = 0;
+  const CUresult error = driver().cuMemAlloc(&data, bytes);
+  if (error == CUDA_ERROR_OUT_OF_MEMORY) out_of_memory(*this, bytes, purpose);
+  check(error, "cuMemAlloc");
+  context.keep();
+  return {info_.ordinal, Memory::Place::device, reinterpret_cast<void*>(data), bytes};
 }
 
 Memory Device::allocate_pinned(size_t bytes, std::string_view purpose) const {
   if (bytes == 0) return {};
-  const Scope scope(info_.ordinal);
+  Context context(info_.ordinal);
+  const Scope scope(context);
   void* data = nullptr;
-  const cudaError_t error = cudaHostAlloc(&data, bytes, cudaHostAllocDefault);
-  if (error == cudaErrorMemoryAllocation) {
-    cudaGetLastError();
+  const CUresult error = driver().cuMemHostAlloc(&data, bytes, 0);
+  if (error == CUDA_ERROR_OUT_OF_MEMORY)
     fail(Status::out_of_memory, "cannot pin ", bytes, " bytes of host memory for ", purpose);
-  }
-  check(error, "cudaHostAlloc");
+  check(error, "cuMemHostAlloc");
+  context.keep();
   return {info_.ordinal, Memory::Place::host, data, bytes};
 }
 
 std::unique_ptr<Stream> Device::create_stream() const {
-  const Scope scope(info_.ordinal);
-  auto state = std::make_unique<Stream::State>();
-  state->ordinal = info_.ordinal;
-  check(cudaStreamCreateWithFlags(&state->stream, cudaStreamNonBlocking), "cudaStreamCreate");
+  auto state = std::make_unique<Stream::State>(info_.ordinal);
+  const Scope scope(state->context);
+  check(driver().cuStreamCreate(&state->stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
   return std::make_unique<Stream>(std::move(state));
 }
 
 std::unique_ptr<Event> Device::create_event() const {
-  const Scope scope(info_.ordinal);
-  auto state = std::make_unique<Event::State>();
-  state->ordinal = info_.ordinal;
-  check(cudaEventCreateWithFlags(&state->event, cudaEventDisableTiming), "cudaEventCreate");
+  auto state = std::make_unique<Event::State>(info_.ordinal);
+  const Scope scope(state->context);
+  check(driver().cuEventCreate(&state->event, CU_EVENT_DISABLE_TIMING), "cuEventCreate");
   return std::make_unique<Event>(std::move(state));
-}
-
-void launched(int status, const std::source_location& where) {
-  const auto error = static_cast<cudaError_t>(status);
-  if (error == cudaSuccess) return;
-  cudaGetLastError();
-  fail(Status::internal, "CUDA: the launch at ", where.file_name(), ":", where.line(), ": ",
-       cudaGetErrorString(error), " (", cudaGetErrorName(error), ")");
 }
 
 }  // namespace qwen::cuda

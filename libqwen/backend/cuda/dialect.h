@@ -11,7 +11,9 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <source_location>
+#include <tuple>
 
 #include "backend/cuda/device.h"
 
@@ -119,22 +121,25 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], 
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-// kernel<<<grid, block, shared_bytes, stream>>>(arguments...); no blocks: nothing happens. Throws Error(internal) that names the
-// place where the launch itself is refused; what goes wrong later comes out of Stream::check() and synchronize().
+// kernel<<<grid, block, shared_bytes, stream>>>(arguments...), without the CUDA runtime; no blocks: nothing happens. Throws
+// Error(internal) that names the place where the launch itself is refused; what goes wrong later comes out of Stream::check() and
+// synchronize().
 template <class... Parameters, class... Arguments>
 void launch(Stream& stream, void (*kernel)(Parameters...), Grid grid, dim3 block, size_t shared_bytes,
             Arguments... arguments) {
   if (!launchable(grid.x, grid.y, grid.z, grid.where)) return;
-  constexpr size_t kWithoutAsking = 48 << 10;  // a kernel that wants more shared memory has to say so
-  if (shared_bytes > kWithoutAsking)
-    launched(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  static_cast<int>(shared_bytes)),
-             grid.where);
-  const dim3 blocks(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y),
-                    static_cast<unsigned>(grid.z));
-  kernel<<<blocks, block, shared_bytes, static_cast<cudaStream_t>(stream.handle())>>>(
-      static_cast<Parameters>(arguments)...);
-  launched(cudaGetLastError(), grid.where);
+  std::tuple<Parameters...> values(static_cast<Parameters>(arguments)...);
+  std::apply(
+      [&](auto&... value) {
+        void* addresses[] = {std::addressof(value)..., nullptr};
+        stream.launch({.kernel = reinterpret_cast<const void*>(kernel),
+                       .grid = {grid.x, grid.y, grid.z},
+                       .block = {block.x, block.y, block.z},
+                       .shared_bytes = shared_bytes,
+                       .arguments = addresses,
+                       .where = grid.where});
+      },
+      values);
 }
 
 #else
