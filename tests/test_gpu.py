@@ -108,9 +108,10 @@ if NVCC is not None:
         program = os.environ.get("QWEN_GPU_TESTS") or str(tmp_path / "gpu-tests")
         if "QWEN_GPU_TESTS" not in os.environ:
             assert NVCC is not None
-            sources = [ROOT / "tests/gpu/main.cpp", *(ROOT / "libqwen").glob("b*/cuda/device*.cpp")]
-            flags = ["-std=c++20", "-DQWEN_CUDA_ARCHITECTURES=90", "-I", ROOT / "libqwen", "-o", program]
-            subprocess.run([NVCC, *flags, *sources, ROOT / "libqwen/base/error.cpp"], check=True)
+            names = ("backend/cuda/device", "backend/cuda/device_cuda", "backend/cuda/driver", "backend/cuda/kernel_registry", "base/error")
+            sources = [ROOT / "tests/gpu/main.cpp", *(ROOT / "libqwen" / f"{name}.cpp" for name in names)]
+            flags = ["-std=c++20", "--cudart=none", "-gencode=arch=compute_90,code=sm_90", "-I", ROOT / "libqwen", "-o", program]
+            subprocess.run([NVCC, *flags, *sources, "-ldl"], check=True)
         for arguments in ([], ["--measure"], ["--test-case=cuda linear*"]):
             done = subprocess.run(
                 [program, *arguments],

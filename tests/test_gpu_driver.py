@@ -311,7 +311,7 @@ def test_a_launch_asks_for_the_shared_memory_that_it_needs(run: Run, log: Path) 
     launches = [line.split() for line in log.read_text().splitlines() if line.startswith("launch")]
     assert max(int(launch[-1]) for launch in launches) > 48 << 10
     refused = "fail('cuKernelSetAttribute', 0, 1)\nprint(message(QwenInternalError, opened().generate, '1 ' * 200))"
-    assert re.match(r"CUDA: the launch at \S+\.cu:\d+: ", run(refused, FAKE_MULTIPROCESSORS=1))
+    assert re.match(r"CUDA: the launch at \S+\.(cu|h):\d+: ", run(refused, FAKE_MULTIPROCESSORS=1))
 
 
 def test_a_lost_context_is_said_by_every_engine_and_the_next(run: Run) -> None:
