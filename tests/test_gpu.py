@@ -108,9 +108,23 @@ if NVCC is not None:
         program = os.environ.get("QWEN_GPU_TESTS") or str(tmp_path / "gpu-tests")
         if "QWEN_GPU_TESTS" not in os.environ:
             assert NVCC is not None
-            names = ("backend/cuda/device", "backend/cuda/device_cuda", "backend/cuda/driver", "backend/cuda/kernel_registry", "base/error")
+            names = (
+                "backend/cuda/device",
+                "backend/cuda/device_cuda",
+                "backend/cuda/driver",
+                "backend/cuda/kernel_registry",
+                "base/error",
+            )
             sources = [ROOT / "tests/gpu/main.cpp", *(ROOT / "libqwen" / f"{name}.cpp" for name in names)]
-            flags = ["-std=c++20", "--cudart=none", "-gencode=arch=compute_90,code=sm_90", "-I", ROOT / "libqwen", "-o", program]
+            flags = [
+                "-std=c++20",
+                "--cudart=none",
+                "-gencode=arch=compute_90,code=sm_90",
+                "-I",
+                ROOT / "libqwen",
+                "-o",
+                program,
+            ]
             subprocess.run([NVCC, *flags, *sources, "-ldl"], check=True)
         for arguments in ([], ["--measure"], ["--test-case=cuda linear*"]):
             done = subprocess.run(
@@ -237,7 +251,9 @@ def report(dtype: str = "f32", **more: Any) -> str:
         (0, "", "c: validate ended with 0: "),
         (
             1,
-            report("bf16", ok=False, checks=[{"name": "KL", "measured": float("nan"), "limit": 0.5, "at_least": False}]),
+            report(
+                "bf16", ok=False, checks=[{"name": "KL", "measured": float("nan"), "limit": 0.5, "at_least": False}]
+            ),
             "c: bf16 expected: KL nan, limit 0.5",
         ),
         (
