@@ -263,7 +263,7 @@ def test_a_run_with_one_peer_missing_and_one_that_fails(root: Path, tmp_path: Pa
     rows = ["prefill40", "decode40", "streams3", "process, s", "process, peak MB"]
     lines = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
     assert [re.sub(r"^\| | \(.*", "", line[0]) for line in lines] == ["", *rows, "with a busy neighbour", *rows]
-    assert all(re.fullmatch(r"[\d.]+ \([\d.]+ to [\d.]+\)", line[1]) for line in lines[1:6])
+    assert [line for line in lines[1:6] if not re.fullmatch(r"[\d.]+ \([\d.]+ to [\d.]+\)", line[1])] == [], done.stderr
     assert {"".join(line[2:]).strip(" |") for line in lines[1:6]} == {""}
     told = json.loads(figures.read_text())
     assert set(told["failures"]) == {"transformers"}
