@@ -20,22 +20,6 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = [ROOT / "tests" / "gpu", ROOT / "tests" / "benchmarks"]
 NVCC = shutil.which("nvcc")
-SHAPE: dict[str, Any] = {
-    "architectures": ["Qwen3ForCausalLM"],
-    "model_type": "qwen3",
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "vocab_size": 151936,
-    "max_position_embeddings": 4096,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 1000000,
-    "tie_word_embeddings": True,
-    "torch_dtype": "bfloat16",
-}
 FAKE_GPU_TESTS = """#!/bin/sh
 case "$1" in
 --list-test-cases) printf '[doctest] listing\\n===\\nb, first\\nthe same bits\\na tile'"'"'s sum\\n===\\n[doctest] 3\\n';;
@@ -445,13 +429,14 @@ def test_a_whole_run_with_a_cpu_in_the_gpus_place(
     log = tmp_path / "log"
     fake = executable(tmp_path / "gpu-tests", FAKE_GPU_TESTS.replace("LOG", str(log)))
     executable(tmp_path / "compute-sanitizer", '#!/bin/sh\nshift 4\nexec "$@"\n')
-    (tmp_path / "tiny.config.json").write_text(json.dumps(SHAPE))
     # What the run puts into the environment goes with this test.
     for name in ("PYTHONPATH", "QWEN_LIBRARY", "HF_HUB_OFFLINE"):
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     given = f"--gpu-tests {fake} --library {package}/lib/libqwen.so.0 --json {tmp_path}/found.json --device cpu"
-    given += f" --reference {tmp_path}/none --cache {tmp_path}/cache --config {tmp_path}/tiny.config.json"
+    given += (
+        f" --reference {tmp_path}/none --cache {tmp_path}/cache --config {ROOT}/tests/benchmarks/data/tiny.config.json"
+    )
     given += " --rows prefill40,decode40,streams3 --rounds 1 --torch-python /no/such/python"
     assert gpu.main(given.split()) == 1
     told = json.loads((tmp_path / "found.json").read_text())

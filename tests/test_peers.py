@@ -15,23 +15,6 @@ from typing import Any
 
 import pytest
 
-TINY: dict[str, Any] = {
-    "architectures": ["Qwen3ForCausalLM"],
-    "model_type": "qwen3",
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "vocab_size": 151936,
-    "max_position_embeddings": 4096,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 1000000,
-    "tie_word_embeddings": True,
-    "torch_dtype": "bfloat16",
-}
-
 
 @pytest.fixture
 def peers(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
@@ -240,13 +223,12 @@ def test_the_readme_says_how_every_peer_is_installed(root: Path, engines: Module
 
 def test_a_run_with_one_peer_missing_and_one_that_fails(root: Path, tmp_path: Path) -> None:
     """All of it on a tiny shape: ours has every figure, and what is missing is said with the line that installs it."""
-    (tmp_path / "tiny.config.json").write_text(json.dumps(TINY))
     broken = tmp_path / "modules"
     broken.mkdir()
     (broken / "transformers.py").write_text("")
     (broken / "torch.py").write_text("raise ImportError('made to fail')")
     figures = tmp_path / "figures.json"
-    given = f"--cache {tmp_path}/cache --config {tmp_path}/tiny.config.json --json {figures} --markdown --neighbour"
+    given = f"--cache {tmp_path}/cache --config {root}/tests/benchmarks/data/tiny.config.json --json {figures} --markdown --neighbour"
     given += " --rows prefill40,decode40,streams3,process --rounds 1 --threads 1 --patience 0"
     given += " --peers llama.cpp,transformers --peer-python llama.cpp=/no/such/python"
     done = subprocess.run(

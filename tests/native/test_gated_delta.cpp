@@ -5,85 +5,13 @@
 #include <algorithm>
 #include <limits>
 
-#include "kernel_fixtures.h"
+#include "gated_delta_fixtures.h"
 
 namespace {
 
 using namespace qwen;
 using namespace qwen::test;
-
-struct Layer {
-  GatedDeltaShape shape;
-  Floats kernel, a_log, dt_bias;
-  Layer(Random& random, const GatedDeltaShape& s)
-      : shape(s),
-        kernel(random.floats(s.channels() * s.conv_kernel)),
-        a_log(random.floats(s.value_heads, -3, 1)),
-        dt_bias(random.floats(s.value_heads, -2, 1)) {}
-  int64_t values() const { return shape.value_heads * shape.value_dim; }
-};
-
-// One sequence's inputs for all its positions.
-struct Sequence {
-  int64_t length;
-  Floats x, beta, decay;
-  Sequence(Random& random, const Layer& layer, int64_t n)
-      : length(n),
-        x(random.floats(n * layer.shape.channels(), -2, 2)),
-        beta(random.floats(n * layer.shape.value_heads, -3, 3)),
-        decay(random.floats(n * layer.shape.value_heads, -2, 2)) {}
-};
-
-double sigmoid(double x) {
-  return 1 / (1 + std::exp(-x));
-}
-
-Floats textbook(const Layer& layer, const Sequence& in) {
-  const GatedDeltaShape& s = layer.shape;
-  const int64_t channels = s.channels(), keys = s.key_heads * s.key_dim;
-  std::vector<double> y(in.x.size());
-  for (int64_t t = 0; t < in.length; ++t) {
-    for (int64_t c = 0; c < channels; ++c) {
-      double sum = 0;
-      for (int64_t j = 0; j < s.conv_kernel; ++j) {
-        const int64_t from = t - s.conv_kernel + 1 + j;
-        if (from >= 0) sum += double{layer.kernel[c * s.conv_kernel + j]} * in.x[from * channels + c];
-      }
-      y[t * channels + c] = sum * sigmoid(sum);
-    }
-  }
-  Floats out(static_cast<size_t>(in.length * layer.values()));
-  for (int64_t h = 0; h < s.value_heads; ++h) {
-    const int64_t key_head = h * s.key_heads / s.value_heads;
-    std::vector<double> state(static_cast<size_t>(s.key_dim * s.value_dim));
-    for (int64_t t = 0; t < in.length; ++t) {
-      const double* const q = &y[t * channels + key_head * s.key_dim];
-      const double* const k = q + keys;
-      const double* const v = &y[t * channels + 2 * keys + h * s.value_dim];
-      double q2 = 1e-6, k2 = 1e-6;
-      for (int64_t d = 0; d < s.key_dim; ++d) q2 += q[d] * q[d], k2 += k[d] * k[d];
-      const double q_scale = 1 / std::sqrt(q2 * s.key_dim), k_scale = 1 / std::sqrt(k2);
-      const double step = std::log1p(std::exp(double{in.decay[t * s.value_heads + h]} + layer.dt_bias[h]));
-      const double g = std::exp(-std::exp(double{layer.a_log[h]}) * step);
-      const double beta = sigmoid(in.beta[t * s.value_heads + h]);
-      for (int64_t n = 0; n < s.value_dim; ++n) {
-        double before = 0, answer = 0;
-        for (int64_t d = 0; d < s.key_dim; ++d) {
-          double& element = state[d * s.value_dim + n];
-          element *= g;
-          before += element * k[d] * k_scale;
-        }
-        for (int64_t d = 0; d < s.key_dim; ++d) {
-          double& element = state[d * s.value_dim + n];
-          element += k[d] * k_scale * beta * (v[n] - before);
-          answer += element * q[d] * q_scale;
-        }
-        out[(t * s.value_heads + h) * s.value_dim + n] = static_cast<float>(answer);
-      }
-    }
-  }
-  return out;
-}
+using namespace qwen::test::delta;
 
 // A cache of two layers, of which the second is used, with a sequence's table and slot.
 class Runner {

@@ -12,7 +12,7 @@ namespace qwen::cpu {
 namespace {
 
 // Rows x query heads that one attention item holds at a time: enough to use a cache block many times once it
-// is read, few enough that their partial results stay in L2 (64 x 128 floats are 32 KiB).
+// is read, few enough that their partial results stay in L2 (128 x 128 floats are 64 KiB).
 constexpr int64_t kQueriesPerItem = 128;
 
 // A key or value becomes one row of its block, or one column.
