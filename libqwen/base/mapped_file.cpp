@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -10,6 +11,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/system_memory.h"
 
 namespace qwen {
 namespace {
@@ -88,18 +90,41 @@ MappedFile::MappedFile(MappedFile&& other) noexcept
       size_(std::exchange(other.size_, 0)),
       mapped_(other.mapped_) {}
 
-void MappedFile::map_ahead(const std::function<bool()>& go_on) const {
+void MappedFile::map_ahead(const GoOn& go_on) const {
 #if !defined(MADV_POPULATE_READ)
   constexpr int MADV_POPULATE_READ = 22;  // Linux 5.14
 #endif
+  if (!mapped_) return;
+  const auto waits = [] {  // of this thread for a disk
+    rusage usage{};
+    ::getrusage(RUSAGE_THREAD, &usage);
+    return usage.ru_majflt;
+  };
+  const int64_t available = available_memory();
+  const bool has_room = available == 0 || static_cast<int64_t>(size_) <= available;
+  const auto before = waits();
+  // Has the kernel read 2 MiB at a time, whatever the device's read-ahead is.
+  ::madvise(data_, size_, MADV_HUGEPAGE);
   constexpr size_t kPiece = size_t{2}
                             << 20;  // what a slow disk reads in some milliseconds, should it not be in memory
-  for (size_t at = 0; mapped_ && at < size_ && go_on(); at += kPiece)
+  for (size_t at = 0; at < size_ && go_on(at, has_room && waits() != before); at += kPiece)
     if (::madvise(data_ + at, std::min(kPiece, size_ - at), MADV_POPULATE_READ) != 0) return;
 }
 
 MappedFile::~MappedFile() {
   if (data_) ::munmap(data_, size_);
+}
+
+void map_ahead(std::span<const MappedFile* const> files,
+               const std::function<bool(double fraction, bool from_disk)>& go_on) {
+  size_t all = 0, done = 0;
+  for (const MappedFile* file : files) all += file->bytes().size();
+  for (const MappedFile* file : files) {
+    file->map_ahead([&](size_t mapped, bool from_disk) {
+      return go_on(static_cast<double>(done + mapped) / static_cast<double>(all), from_disk);
+    });
+    done += file->bytes().size();
+  }
 }
 
 }  // namespace qwen

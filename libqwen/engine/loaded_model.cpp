@@ -1,5 +1,6 @@
 #include "engine/loaded_model.h"
 
+#include <algorithm>
 #include <charconv>
 
 #include "base/error.h"
@@ -10,19 +11,21 @@
 namespace qwen {
 namespace {
 
+// Reading files is progress, and then loading what they hold is: it never goes back.
 std::function<void(double)> progress_callback(const Options& options) {
   const HostCallback callback = options.callback("progress");
-  if (!callback.function) return nullptr;
-  return [callback](double fraction) {
+  if (!callback.function) return [](double) {};
+  return [callback, reached = 0.0](double fraction) mutable {
     const auto function =
         reinterpret_cast<int32_t (*)(double, void*)>(callback.function);  // qwen_progress_fn
-    if (function(fraction, callback.user.get()) != 0)
+    reached = std::max(reached, fraction);
+    if (function(reached, callback.user.get()) != 0)
       fail(Status::cancelled, "loading was cancelled by the host");
   };
 }
 
 std::shared_ptr<const Model> load(const ModelConfig& config, const TensorSource& tensors,
-                                  const Options& options) {
+                                  const Options& options, const std::function<void(double)>& progress) {
   CpuOptions cpu = resolve_cpu_options(options);
   cpu.threads = 1;  // loading maps, it does not compute; each engine makes its own threads
   const auto backend = create_backend(cpu, resolve_device(options));
@@ -32,7 +35,7 @@ std::shared_ptr<const Model> load(const ModelConfig& config, const TensorSource&
          ": option 'mtp' is 1, but the checkpoint has no multi-token-prediction head that this version knows "
          "(tensor "
          "'mtp.fc.weight')");
-  return load_model(config, parts, tensors, *backend, progress_callback(options));
+  return load_model(config, parts, tensors, *backend, progress);
 }
 
 template <class Load>
@@ -131,12 +134,14 @@ std::shared_ptr<const LoadedModel> open_model(const std::filesystem::path& path,
   } else if (std::filesystem::exists(path / "tokenizer.json")) {
     open(path);
   }
-  loaded->model = load(checkpoint.config, *loaded->tensors, options);
-  if (tokenizer) {
-    // The weights take a millisecond, the tokenizer of a published model thirty.
-    loaded->tensors->map_ahead([&] { return tokenizer->under_way(); });
-    take_tokenizer(tokenizer->get(), *loaded);
-  }
+  const auto progress = progress_callback(options);
+  // Before anything reads here and there in the files. The tokenizer of a published model takes thirty milliseconds.
+  loaded->tensors->map_ahead([&](double fraction, bool from_disk) {
+    if (from_disk) progress(fraction);
+    return from_disk || (tokenizer && tokenizer->under_way());
+  });
+  loaded->model = load(checkpoint.config, *loaded->tensors, options, progress);
+  if (tokenizer) take_tokenizer(tokenizer->get(), *loaded);
   log(LogLevel::info, "opened ", loaded->path, ": ", checkpoint.config.architecture, ", ",
       loaded->model->parameters(), " parameters, ", loaded->model->weight_bytes(), " bytes of weights");
   return loaded;
@@ -150,7 +155,7 @@ std::shared_ptr<const LoadedModel> open_model(const ModelConfig& config,
   loaded->precision = resolve_cpu_options(options).precision;
   loaded->device = resolve_device(options);
   loaded->tensors = std::move(tensors);
-  loaded->model = load(config, *loaded->tensors, options);
+  loaded->model = load(config, *loaded->tensors, options, progress_callback(options));
   if (tokenizer) {
     loaded->tokenizer = std::move(tokenizer);
   } else if (const auto path = options.str("tokenizer")) {
