@@ -30,6 +30,11 @@ class FileDescriptor {
   int fd_;
 };
 
+bool fits_memory(size_t size) {
+  const int64_t available = available_memory();
+  return available == 0 || static_cast<int64_t>(size) <= available;
+}
+
 }  // namespace
 
 MappedFile::MappedFile(const std::filesystem::path& path, LoadMode mode) : path_(path) {
@@ -66,10 +71,11 @@ void MappedFile::open(const std::filesystem::path& path, LoadMode mode) {
   data_ = static_cast<std::byte*>(memory);
   size_ = size;
   mapped_ = map;
-  if (map) return;
-  // Weights in large pages, where the system has them, are read faster than those of the page cache; a small file stays small.
+  // Weights in large pages are read faster, where the system has them: a mapped file is read into such pages from the first one
+  // on, if it is not in memory, whatever the device's read-ahead is. A small file stays small.
   constexpr size_t kHugePage = size_t{2} << 20;
-  if (size >= kHugePage) ::madvise(data_, size, MADV_HUGEPAGE);
+  if (size >= kHugePage && fits_memory(size)) ::madvise(data_, size, MADV_HUGEPAGE);
+  if (map) return;
   for (size_t done = 0; done < size;) {
     const ssize_t got = ::pread(file.get(), data_ + done, size - done, static_cast<off_t>(done));
     if (got < 0 && errno == EINTR) continue;
@@ -100,11 +106,8 @@ void MappedFile::map_ahead(const GoOn& go_on) const {
     ::getrusage(RUSAGE_THREAD, &usage);
     return usage.ru_majflt;
   };
-  const int64_t available = available_memory();
-  const bool has_room = available == 0 || static_cast<int64_t>(size_) <= available;
+  const bool has_room = fits_memory(size_);
   const auto before = waits();
-  // Has the kernel read 2 MiB at a time, whatever the device's read-ahead is.
-  ::madvise(data_, size_, MADV_HUGEPAGE);
   constexpr size_t kPiece = size_t{2}
                             << 20;  // what a slow disk reads in some milliseconds, should it not be in memory
   for (size_t at = 0; at < size_ && go_on(at, has_room && waits() != before); at += kPiece)
