@@ -94,8 +94,23 @@ struct Event::State {
   CUevent event = nullptr;
 };
 
-struct Stream::State {
+struct Graph::State {
   explicit State(int ordinal) : context(ordinal) {}
+  ~State() {
+    try {
+      const Scope scope(context);
+      if (graph != nullptr) driver().cuGraphDestroy(graph);
+      if (executable != nullptr) driver().cuGraphExecDestroy(executable);
+    } catch (const Error&) {
+    }
+  }
+  Context context;
+  CUgraph graph = nullptr;  // while it is made
+  CUgraphExec executable = nullptr;
+};
+
+struct Stream::State {
+  explicit State(int ordinal) : ordinal(ordinal), context(ordinal) {}
   ~State() {
     if (stream == nullptr) return;
     try {
@@ -105,6 +120,7 @@ struct Stream::State {
     } catch (const Error&) {
     }
   }
+  int ordinal;
   Context context;
   CUstream stream = nullptr;
   std::optional<Error> error;  // sticky
@@ -196,6 +212,39 @@ void Stream::check() {
 }
 void Stream::synchronize() {
   state_->call(saying("the work on the GPU"), driver().cuStreamSynchronize, state_->stream);
+}
+
+Graph::Graph(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Graph::~Graph() = default;
+
+// Of this thread alone: what others do meanwhile, with other streams, is no affair of the capture.
+std::unique_ptr<Graph> Stream::capture(const std::function<void()>& work) {
+  State& state = *state_;
+  check();
+  auto kept = std::make_unique<Graph::State>(state.ordinal);
+  try {
+    state.call(saying("cuStreamBeginCapture"), driver().cuStreamBeginCapture, state.stream,
+               CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
+    try {
+      work();
+    } catch (...) {
+      state.error.reset();
+      const Scope scope(state.context);
+      driver().cuStreamEndCapture(state.stream, &kept->graph);
+      throw;
+    }
+    state.call(saying("cuStreamEndCapture"), driver().cuStreamEndCapture, state.stream, &kept->graph);
+    state.call(saying("cuGraphInstantiate"), driver().cuGraphInstantiate, &kept->executable, kept->graph, 0);
+  } catch (...) {
+    state.error.reset();  // of a lost context whoever comes next hears it again
+    throw;
+  }
+  driver().cuGraphDestroy(std::exchange(kept->graph, nullptr));
+  return std::make_unique<Graph>(std::move(kept));
+}
+
+void Stream::replay(Graph& graph) {
+  state_->call(saying("cuGraphLaunch"), driver().cuGraphLaunch, graph.state().executable, state_->stream);
 }
 
 // Of a kernel that was loaded for no context in particular, the driver takes the stream's: nothing to make current for each launch.
