@@ -108,7 +108,7 @@ class Stream {
   // Meanwhile nothing of this thread may wait for the GPU, ask it anything, allocate or free. Throws what `work` throws, and Error
   // where the driver cannot: the stream is then as it was.
   std::unique_ptr<Graph> capture(const std::function<void()>& work);
-  void replay(Graph& graph);
+  void replay(Graph& graph);  // Error likewise
 
   struct Launch {
     const void* kernel;  // the address of the host function that nvcc makes of it

@@ -135,6 +135,16 @@ struct Stream::State {
     const CUresult status = function(arguments...);
     if (status != CUDA_SUCCESS && status != CUDA_ERROR_NOT_READY) fail_with(status, describe());
   }
+  // What leaves the stream as it was if it fails: unless the context is lost, of which whoever comes next hears again.
+  void attempt(const std::function<void()>& what) {
+    if (error) throw *error;
+    try {
+      what();
+    } catch (...) {
+      error.reset();
+      throw;
+    }
+  }
   // Memory that ran out may be there the next time; nothing else is.
   [[noreturn]] void fail_with(CUresult status, const std::string& what) {
     try {
@@ -220,31 +230,29 @@ Graph::~Graph() = default;
 // Of this thread alone: what others do meanwhile, with other streams, is no affair of the capture.
 std::unique_ptr<Graph> Stream::capture(const std::function<void()>& work) {
   State& state = *state_;
-  check();
   auto kept = std::make_unique<Graph::State>(state.ordinal);
-  try {
+  check();
+  state.attempt([&] {
     state.call(saying("cuStreamBeginCapture"), driver().cuStreamBeginCapture, state.stream,
                CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
     try {
       work();
     } catch (...) {
-      state.error.reset();
       const Scope scope(state.context);
       driver().cuStreamEndCapture(state.stream, &kept->graph);
       throw;
     }
     state.call(saying("cuStreamEndCapture"), driver().cuStreamEndCapture, state.stream, &kept->graph);
     state.call(saying("cuGraphInstantiate"), driver().cuGraphInstantiate, &kept->executable, kept->graph, 0);
-  } catch (...) {
-    state.error.reset();  // of a lost context whoever comes next hears it again
-    throw;
-  }
-  driver().cuGraphDestroy(std::exchange(kept->graph, nullptr));
+    state.call(saying("cuGraphDestroy"), driver().cuGraphDestroy, std::exchange(kept->graph, nullptr));
+  });
   return std::make_unique<Graph>(std::move(kept));
 }
 
 void Stream::replay(Graph& graph) {
-  state_->call(saying("cuGraphLaunch"), driver().cuGraphLaunch, graph.state().executable, state_->stream);
+  state_->attempt([&] {
+    state_->call(saying("cuGraphLaunch"), driver().cuGraphLaunch, graph.state().executable, state_->stream);
+  });
 }
 
 // Of a kernel that was loaded for no context in particular, the driver takes the stream's: nothing to make current for each launch.
