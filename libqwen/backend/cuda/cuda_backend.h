@@ -142,15 +142,16 @@ class CudaBackend final : public Backend {
   struct KnownStep {
     explicit KnownStep(const StepShape& shape) : shape(shape) {}
     StepShape shape;
-    bool repeats = false;  // it was computed before, and nothing in it was of that step alone
+    bool seen = false;  // a step of it was computed, and nothing in it was of that step alone
     std::unique_ptr<Graph> graph;
     Rows results = {};
     Workspace::Mark end = {};  // of what it takes of the workspace
     Counts counts = {};
   };
   KnownStep& known_step(const StepShape& shape);
-  void capture(KnownStep& step, Workspace& workspace, const std::function<Rows()>& ops);
-  Rows replay(const KnownStep& step, Workspace& workspace);
+  void capture(KnownStep& step, const std::function<Rows()>& ops);
+  void replay(const KnownStep& step);
+  void give_graphs_up(const Error& why);
   void forget_steps();
   Counts counts() const;
 

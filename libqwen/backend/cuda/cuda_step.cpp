@@ -1,10 +1,12 @@
 // CudaBackend::run_step(). A step of hundreds of launches in which every sequence has one row differs from the next one in what StepArrays
 // holds, and in nothing else: so it is captured once and then launched as one, and the model need not be walked on the CPU.
 //
-// The first step of a shape is computed as any other: memory grows to what it takes, kernels are loaded, and it is seen whether
+// The first two steps of a shape are computed as any other: memory grows to what it takes, kernels are loaded, and it is seen whether
 // all that it needs of the batch is in StepArrays (repeats_); what is not, ids of n-grams or an indexer's rows, a replay would
-// not renew. The second one is captured.
+// not renew. Behind the second one it is captured.
 // Memory that is freed meanwhile, because something larger was needed, makes all graphs void: they hold addresses.
+#include <utility>
+
 #include "backend/cuda/cuda_backend.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -44,17 +46,15 @@ void CudaBackend::forget_steps() {
   graphs_are_void_ = false;
 }
 
-// Leaves nothing done or counted: that is replay()'s.
-void CudaBackend::capture(KnownStep& step, Workspace& workspace, const std::function<Rows()>& ops) {
+// Behind the same step, which the GPU computes meanwhile: so that whatever fails here has no consequence for it.
+void CudaBackend::capture(KnownStep& step, const std::function<Rows()>& ops) {
   const Counts before = counts();
-  const Workspace::Mark start = workspace.mark();
-  const auto take_back = [&] {
+  const auto take_back = [&] {  // nothing of it has run
     const Counts now = counts();
     for (size_t i = 0; i < now.size(); ++i) {
       step.counts[i] = now[i] - before[i];
       counts_[i].fetch_sub(step.counts[i], std::memory_order_relaxed);
     }
-    workspace.rewind(start);
   };
   try {
     step.graph = stream_->capture([&] {
@@ -66,18 +66,23 @@ void CudaBackend::capture(KnownStep& step, Workspace& workspace, const std::func
     take_back();
     throw;
   }
-  step.end = workspace.mark();
   take_back();
   captures_.fetch_add(1, std::memory_order_relaxed);
 }
 
-Rows CudaBackend::replay(const KnownStep& step, Workspace& workspace) {
+void CudaBackend::replay(const KnownStep& step) {
   stream_->replay(*step.graph);
-  workspace.rewind(step.end);
   for (size_t i = 0; i < step.counts.size(); ++i)
     counts_[i].fetch_add(step.counts[i], std::memory_order_relaxed);
   replays_.fetch_add(1, std::memory_order_relaxed);
-  return step.results;
+}
+
+// Of an error that has lost the GPU the next call hears again.
+void CudaBackend::give_graphs_up(const Error& why) {
+  log(LogLevel::warning, "GPU ", device_.info().ordinal,
+      ": steps are not captured any more: ", why.message());
+  graphs_work_ = false;
+  forget_steps();
 }
 
 Rows CudaBackend::run_step(Workspace& workspace, const Batch& batch, bool repeatable,
@@ -94,22 +99,30 @@ Rows CudaBackend::run_step(Workspace& workspace, const Batch& batch, bool repeat
                                 .rows = batch.rows(),
                                 .results = static_cast<int64_t>(batch.logit_rows.size()),
                                 .most_positions = step_.most_positions()});
-  if (!step.repeats) {
-    repeats_ = true;
-    const Rows results = ops();
-    step.repeats = repeats_;
-    return results;
+  const Workspace::Mark start = workspace.mark();
+  if (step.graph) {
+    try {
+      replay(step);
+      workspace.rewind(step.end);
+      return step.results;
+    } catch (...) {
+      give_graphs_up(current_error());
+      return ops();
+    }
   }
+  repeats_ = true;
+  const Rows results = ops();
+  if (!repeats_ || !std::exchange(step.seen, true)) return results;
+  const Workspace::Mark end = workspace.mark();
+  workspace.rewind(start);
   try {
-    if (!step.graph) capture(step, workspace, ops);
-    return replay(step, workspace);
-  } catch (...) {  // what has failed for good, the step itself will meet
-    log(LogLevel::warning, "GPU ", device_.info().ordinal,
-        ": steps are not captured any more: ", current_error().message());
-    graphs_work_ = false;
-    forget_steps();
-    return ops();
+    capture(step, ops);
+    step.end = end;
+  } catch (...) {
+    give_graphs_up(current_error());
   }
+  workspace.rewind(end);
+  return results;
 }
 
 }  // namespace qwen::cuda
