@@ -7,7 +7,10 @@
 namespace qwen::cuda {
 
 const StepArrays& CudaBackend::arrays_of(const Batch& batch, int64_t tiling) {
-  if (tiling > 0 && std::ranges::count(tilings_, tiling) == 0) tilings_.push_back(tiling);
+  if (tiling > 0 && std::ranges::count(tilings_, tiling) == 0) {
+    tilings_.push_back(tiling);
+    graphs_are_void_ = true;  // what follows the tiles in StepArrays moves
+  }
   if (step_.are_of(batch)) {
     if (tiling > 0 && step_.tiles(tiling).data == nullptr) step_.put(device_, *stream_, batch, tilings_);
     return step_;

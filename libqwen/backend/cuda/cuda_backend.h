@@ -152,7 +152,7 @@ class CudaBackend final : public Backend {
   void capture(KnownStep& step, const std::function<Rows()>& ops);
   void replay(const KnownStep& step);
   void give_graphs_up(const Error& why);
-  void forget_steps();
+  void forget_graphs();
   Counts counts() const;
 
   Device device_;
@@ -177,7 +177,7 @@ class CudaBackend final : public Backend {
   bool graphs_work_ = true;
   bool repeats_ = true;           // what was computed since the step's beginning
   bool graphs_are_void_ = false;  // what they read has been replaced
-  int64_t freed_ = 0;             // of the stream, when known_steps_ began
+  int64_t freed_ = 0;             // of the stream, as its graphs know it
   std::atomic<int64_t> captures_ = 0, replays_ = 0;
 };
 

@@ -39,9 +39,9 @@ CudaBackend::KnownStep& CudaBackend::known_step(const StepShape& shape) {
   return known_steps_.emplace_front(KnownStep(shape));
 }
 
-void CudaBackend::forget_steps() {
+void CudaBackend::forget_graphs() {
   stream_->finish();  // what they do may be under way
-  known_steps_.clear();
+  for (KnownStep& step : known_steps_) step.graph.reset();
   freed_ = stream_->freed();
   graphs_are_void_ = false;
 }
@@ -82,7 +82,7 @@ void CudaBackend::give_graphs_up(const Error& why) {
   log(LogLevel::warning, "GPU ", device_.info().ordinal,
       ": steps are not captured any more: ", why.message());
   graphs_work_ = false;
-  forget_steps();
+  forget_graphs();
 }
 
 Rows CudaBackend::run_step(Workspace& workspace, const Batch& batch, bool repeatable,
@@ -94,7 +94,7 @@ Rows CudaBackend::run_step(Workspace& workspace, const Batch& batch, bool repeat
   } forget{step_};
   if (!graphs_work_ || !repeatable || batch.token_ids.size() != batch.sequences.size()) return ops();
 
-  if (graphs_are_void_ || freed_ != stream_->freed()) forget_steps();
+  if (graphs_are_void_ || freed_ != stream_->freed()) forget_graphs();
   KnownStep& step = known_step({.workspace = &workspace,
                                 .rows = batch.rows(),
                                 .results = static_cast<int64_t>(batch.logit_rows.size()),

@@ -47,7 +47,8 @@ void StepArrays::put(const Device& device, Stream& stream, const Batch& batch,
   row_sequence_at_ = append(std::span<const int32_t>(row_sequence_));
   sequences_at_ = append(std::span<const PagedSequence>(sequences_));
   for (const int64_t tiling : tilings) {
-    list_attention_tiles(std::span(sequences_).first(batch.sequences.size()), tiling, tiles_);
+    list_attention_tiles(std::span(sequences_).first(sequences_.empty() ? 0 : batch.sequences.size()), tiling,
+                         tiles_);
     tiles_at_.push_back(
         {tiling, append(std::span<const AttentionTile>(tiles_)), static_cast<int64_t>(tiles_.size())});
   }

@@ -1,6 +1,6 @@
 // What the kernels read of a batch: ids, positions, and where its rows are in the cache. All of it is one piece of device memory, written
-// by one copy at the head of a step; where in it an array begins hangs on how many rows, sequences and results there are and
-// on nothing else, so that what was captured finds that of later steps at the same address. Tables, which grow, come last.
+// by one copy at the head of a step; where in it an array begins hangs on how many rows, sequences, results and tilings there are
+// and on nothing else, so that what was captured finds that of later steps at the same address. Tables, which grow, come last.
 #pragma once
 
 #include <cstddef>
