@@ -18,7 +18,7 @@ from .test_troubleshooting import says, shown
 
 FAKE = Path(__file__).resolve().parent / "cuda" / "fake_driver.c"
 SECTION = struct.Struct("<IIQQQQIIQQ")  # of an ELF file, little-endian, 64 bits
-LEFT = re.compile(r"context gone: 0 allocations, 0 streams, 0 events left; \d+ launches, 0 misuses")
+LEFT = re.compile(r"context gone: 0 allocations, 0 streams, 0 events, 0 graphs left; \d+ launches, 0 misuses")
 
 Run = Callable[..., str]
 
@@ -35,8 +35,8 @@ tried = ctypes.create_string_buffer(64)  # the driver keeps the name
 def opened(**options):
     return QwenInferenceSession(model, device="cuda", kv_cache_bytes=1 << 20, **options)
 
-def answer(session):
-    return session.generate("1 + 1 =", max_tokens=3, temperature=0.0)
+def answer(session, tokens=3):
+    return session.generate("1 + 1 =", max_tokens=tokens, temperature=0.0)
 
 def fail(name, before, status):
     tried.value = name.encode()
@@ -115,7 +115,7 @@ def refusal(run: Run, **variables: object) -> str:
 
 def endings(log: Path) -> list[str]:
     """What the context held each time that the last hold on it went: nothing. Nor was anything done that a driver may refuse."""
-    lines = [line for line in log.read_text().splitlines() if not line.startswith("launch ")]
+    lines = [line for line in log.read_text().splitlines() if not line.startswith(("launch ", "graph "))]
     assert lines
     assert [line for line in lines if not LEFT.fullmatch(line)] == []
     return lines
@@ -237,6 +237,50 @@ def test_nothing_is_touched_before_a_gpu_is_asked_for(run: Run, log: Path) -> No
 
 def test_a_process_may_end_with_an_engine_open(run: Run, log: Path) -> None:
     assert run("keep = opened(); answer(keep); print('ends')") == "ends\n"
+
+
+def test_a_step_is_captured_and_replayed_with_the_same_launches(run: Run, log: Path) -> None:
+    launches = {}
+    for graphs in (0, 1):
+        log.unlink(missing_ok=True)
+        run("with opened() as session:\n    answer(session, 12)", QWEN_CUDA_GRAPHS=graphs)
+        endings(log)
+        lines = log.read_text().splitlines()
+        launches[graphs] = [line for line in lines if line.startswith("launch ")]
+        captured = [line for line in lines if line.startswith("graph of ")]
+        # One step is the prompt's, two are computed, the others are launched as one.
+        assert (len(captured), lines.count("graph launched")) == ((1, 9) if graphs else (0, 0))
+    assert launches[0] == launches[1]
+
+
+REPLAYS = """
+with opened() as session:
+    expected = answer(session, 8).text
+for name in ("cuStreamBeginCapture_v2", "cuStreamEndCapture", "cuGraphInstantiateWithFlags", "cuGraphLaunch"):
+    for status in (2, 801):
+        with opened() as session:
+            fail(name, 0, status)
+            assert answer(session, 8).text == expected
+            assert fake.fake_failed()
+            assert answer(session, 8).text == expected
+            counters = session.counters()
+            assert counters["step.replayed"] == 0, (name, counters)
+            fake.fake_fail(None, 0, 0)
+with opened() as session:
+    assert answer(session, 8).text == expected
+    assert session.counters()["step.replayed"] > 0
+"""
+
+
+def test_a_graph_that_the_driver_refuses_is_no_error(run: Run, log: Path) -> None:
+    run(REPLAYS)
+    assert endings(log)
+
+
+@pytest.mark.parametrize("name", ["cuStreamEndCapture", "cuGraphLaunch"])
+def test_a_context_that_is_lost_under_a_graph_is_one(run: Run, name: str) -> None:
+    said = run(f"session = opened()\nfail({name!r}, 0, 700)\nprint(message(QwenInternalError, answer, session, 8))")
+    assert said.endswith("; this process can use the GPU no more: start it anew\n")
 
 
 # ------------------------------------------------------------------------------------------------------ what a driver refuses

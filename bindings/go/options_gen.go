@@ -72,6 +72,12 @@ func WithPrefixCache(value bool) ConfigOption {
 	return WithOption("prefix_cache", value)
 }
 
+// WithCUDAGraphs sets the option cuda_graphs. true: a GPU's work in a step in which every sequence generates is
+// captured, once for each size, and launched as one: with the same results, and less to do for the CPU. Default: true.
+func WithCUDAGraphs(value bool) ConfigOption {
+	return WithOption("cuda_graphs", value)
+}
+
 // WithMTP sets the option mtp. true: load the checkpoint's multi-token-prediction head too, for its logits. Default:
 // false.
 func WithMTP(value bool) ConfigOption {

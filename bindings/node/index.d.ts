@@ -69,6 +69,7 @@ export interface EngineOptions {
   max_running?: number;
   max_waiting?: number;
   prefix_cache?: boolean;
+  cuda_graphs?: boolean;
   mtp?: boolean;
   tokenizer?: string;
 }

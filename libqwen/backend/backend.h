@@ -8,6 +8,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -211,6 +212,15 @@ class Backend {
   // Bytes one block (and one slot) takes in all layers of the group, and the storage for `blocks` of them.
   virtual size_t cache_block_bytes(const CacheGroupSpec& spec) const = 0;
   virtual std::unique_ptr<CacheStorage> create_cache(const CacheGroupSpec& spec, int64_t blocks) = 0;
+
+  // A step: calls `ops`, which calls the operations below over this batch, on rows of the workspace,
+  // which is as reset() leaves it, and says where the results are.
+  // repeatable: `ops` does nothing else, and the same for every batch whose sequences have as many rows each and which wants as many
+  // results, whatever these rows are. What it did once for such a batch a backend may then do again, without calling it.
+  virtual Rows run_step([[maybe_unused]] Workspace& workspace, [[maybe_unused]] const Batch& batch,
+                        [[maybe_unused]] bool repeatable, const std::function<Rows()>& ops) {
+    return ops();
+  }
 
   // out[r] = table[ids[r]]
   virtual void embed(const Weight& table, std::span<const int32_t> ids, Rows out) = 0;

@@ -44,6 +44,9 @@ constexpr OptionRow kTable[] = {
      "1: keys, values and states of earlier requests are kept while there is room in the cache, and used "
      "again "
      "where a prompt begins alike: memory in use grows towards kv_cache_bytes."},
+    {"cuda_graphs", kI64, kEngine, true, 0, 1, "1", "", "",
+     "1: a GPU's work in a step in which every sequence generates is captured, once for each size, and "
+     "launched as one: with the same results, and less to do for the CPU."},
     {"mtp", kI64, kEngine, true, 0, 1, "0", "", "",
      "1: load the checkpoint's multi-token-prediction head too, for its logits."},
     {"tokenizer", kStr, kEngine, false, 0, 0, "", "", "",

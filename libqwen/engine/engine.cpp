@@ -115,7 +115,8 @@ Engine::Engine(std::shared_ptr<const LoadedModel> loaded, const Options& options
   const CacheBytes bytes = cache_bytes(*backend, model.cache_groups());
   cache_ = cache_sizes(options, context_length_, bytes, *backend);
   stats_.cache_bytes = cache_.blocks * bytes.block + cache_.states * bytes.state;
-  runner_ = std::make_unique<Runner>(loaded_->model, std::move(backend), cache_);
+  runner_ = std::make_unique<Runner>(loaded_->model, std::move(backend), cache_,
+                                     options.i64_or_default("cuda_graphs") != 0);
   SchedulerLimits limits{.max_batch_tokens = options.i64_or_default("max_batch_tokens"),
                          .max_running = options.i64_or_default("max_running"),
                          .prefix_cache = options.i64_or_default("prefix_cache") != 0};

@@ -32,8 +32,12 @@ bool any_of(const ScheduledStep& step, const Wants& wants) {
 
 }  // namespace
 
-Runner::Runner(std::shared_ptr<const Model> model, std::unique_ptr<Backend> backend, CacheSizes sizes)
-    : model_(std::move(model)), backend_(std::move(backend)), workspace_(backend_->create_workspace()) {
+Runner::Runner(std::shared_ptr<const Model> model, std::unique_ptr<Backend> backend, CacheSizes sizes,
+               bool repeats_steps)
+    : model_(std::move(model)),
+      backend_(std::move(backend)),
+      workspace_(backend_->create_workspace()),
+      repeats_steps_(repeats_steps) {
   for (const CacheGroupSpec& group : model_->cache_groups())
     caches_.push_back(backend_->create_cache(group, group.recurrent() ? sizes.states : sizes.blocks));
 }
@@ -123,7 +127,10 @@ std::span<float> Runner::forward(const ScheduledStep& step) {
       if (mtp_logits && index == model_->config().num_hidden_layers) predict_further(step, rows);
     };
   }
-  return backend_->host(model_->forward(pass), logits_);
+  const bool repeatable = repeats_steps_ && adapters.empty() && !pass.capture_hidden;
+  const Rows logits =
+      backend_->run_step(*workspace_, step.batch, repeatable, [&] { return model_->forward(pass); });
+  return backend_->host(logits, logits_);
 }
 
 // Of the prompts that this step completes; only their rows leave the backend's memory.

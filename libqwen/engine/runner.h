@@ -13,8 +13,9 @@ namespace qwen {
 
 class Runner {
  public:
-  // Throws Error(out_of_memory).
-  Runner(std::shared_ptr<const Model> model, std::unique_ptr<Backend> backend, CacheSizes sizes);
+  // repeats_steps: the backend may replay what it captured of a step (Backend::run_step()). Throws Error(out_of_memory).
+  Runner(std::shared_ptr<const Model> model, std::unique_ptr<Backend> backend, CacheSizes sizes,
+         bool repeats_steps);
 
   const Backend& backend() const { return *backend_; }
   Backend& backend() { return *backend_; }
@@ -32,6 +33,7 @@ class Runner {
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Workspace> workspace_;
   std::vector<std::unique_ptr<CacheStorage>> caches_;  // [cache group]
+  const bool repeats_steps_;
   std::vector<float> logits_, hidden_;
 };
 

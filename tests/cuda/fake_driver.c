@@ -1,6 +1,7 @@
 /* A libcuda.so.1 for machines without a GPU: memory is the host's, copies are made at once, kernels are looked for in the code that
  * libqwen carries, checked and counted, and do nothing. It insists on what a driver may forgive: that a context is current, that a
- * copy stays inside of an allocation, that what was made is destroyed while its context is there.
+ * copy stays inside of an allocation, that what was made is destroyed while its context is there, that a thread that captures does
+ * nothing else meanwhile.
  *
  * The environment says what it is: FAKE_VERSION (13000 is CUDA 13.0), FAKE_GPUS, FAKE_NAME, FAKE_CAPABILITY (90),
  * FAKE_MULTIPROCESSORS, FAKE_MEMORY (bytes). FAKE_LOG is a file to which each launch is appended, and each misuse, and what is left when the last hold on the
@@ -17,16 +18,19 @@
 
 enum {
   OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, NO_DEVICE = 100, INVALID_CONTEXT = 201, NOT_FOUND = 500,
-  ILLEGAL_ADDRESS = 700
+  ILLEGAL_ADDRESS = 700, CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901
 };
 
 struct block { char *data; size_t size; int host; struct block *next; };
+struct graph { int alive; long launches; char *log; size_t length; int broken; };
 struct stream { int alive; };
 struct kernel { const char *name; int threads, most_shared; struct kernel *next; };
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static __thread void *current;
-static int holds, initialised, lost, streams, events, misused;
+static __thread struct stream *capturing;
+static __thread struct graph *captured;
+static int holds, initialised, lost, streams, events, graphs, misused;
 static long launches;
 static size_t used;
 static struct block *blocks;
@@ -60,7 +64,7 @@ static const char *failing;
 static long calls_before;
 static int failure;
 
-/* The call of that name behind so many others fails with that status, once; after one of a lost context (700 and above) everything
+/* The call of that name behind so many others fails with that status, once; after one of a lost context (700 to 799) everything
  * does. NULL: all is well again. The name stays the caller's. */
 EXPORT void fake_fail(const char *name, long before, int status) {
   pthread_mutex_lock(&mutex);
@@ -73,7 +77,7 @@ EXPORT int fake_holds(void) { return holds; } /* on the context */
 
 static int wanted(const char *name) {
   if (!failing || calls_before < 0 || strcmp(name, failing) != 0 || calls_before-- > 0) return OK;
-  if (failure >= ILLEGAL_ADDRESS) lost = failure;
+  if (failure >= ILLEGAL_ADDRESS && failure < 800) lost = failure;
   return failure;
 }
 
@@ -85,6 +89,10 @@ static int begin(const char *name, int needs_context) {
   if (status == OK && !initialised) status = misuse(NOT_INITIALIZED, name, "before cuInit");
   if (status == OK && needs_context && (current != &context || holds == 0))
     status = misuse(INVALID_CONTEXT, name, "no context is current");
+  if (status == OK && capturing && strcmp(name, "cuLaunchKernel") != 0 && strcmp(name, "cuStreamEndCapture") != 0) {
+    status = misuse(CAPTURE_UNSUPPORTED, name, "while this thread captures");
+    captured->broken = 1;
+  }
   if (status != OK) pthread_mutex_unlock(&mutex);
   return status;
 }
@@ -169,7 +177,8 @@ EXPORT int cuDevicePrimaryCtxRelease_v2(int device) {
   if (--holds == 0) {
     int left = 0;
     for (struct block *b = blocks; b; b = b->next) ++left;
-    say("context gone: %d allocations, %d streams, %d events left; %ld launches, %d misuses\n", left, streams, events, launches, misused);
+    say("context gone: %d allocations, %d streams, %d events, %d graphs left; %ld launches, %d misuses\n", left, streams, events, graphs,
+        launches, misused);
   }
   return end(OK);
 }
@@ -381,7 +390,78 @@ EXPORT int cuLaunchKernel(struct kernel *kernel, unsigned gx, unsigned gy, unsig
   if (extra || !arguments || !arguments[0]) return end(misuse(INVALID_VALUE, __func__, "no arguments"));
   if (strstr(kernel->name, "_kernelEP") && !inside(*(char **)arguments[0], 1, 0)) /* a pointer comes first, says the mangled name */
     return end(misuse(ILLEGAL_ADDRESS, __func__, "an argument that is no memory of the GPU"));
+  char line[1200];
+  const int length = snprintf(line, sizeof line, "launch %s %u %u %u %u %u %u %u\n", kernel->name, gx, gy, gz, bx, by, bz, shared);
+  if (capturing == stream) {
+    captured->log = realloc(captured->log, captured->length + (size_t)length + 1);
+    memcpy(captured->log + captured->length, line, (size_t)length + 1);
+    captured->length += (size_t)length;
+    ++captured->launches;
+    return end(OK);
+  }
   ++launches;
-  say("launch %s %u %u %u %u %u %u %u\n", kernel->name, gx, gy, gz, bx, by, bz, shared);
+  say("%s", line);
   return end(OK);
+}
+
+/* ----------------------------------------------------------------------------------------------------------------- graphs */
+
+EXPORT int cuStreamBeginCapture_v2(struct stream *stream, int mode) {
+  BEGIN(1);
+  if (!stream || !stream->alive) return end(misuse(INVALID_VALUE, __func__, "no such stream"));
+  if (mode != 1) return end(misuse(INVALID_VALUE, __func__, "it would hinder other threads"));
+  capturing = stream;
+  captured = calloc(1, sizeof *captured);
+  captured->alive = 1;
+  ++graphs;
+  return end(OK);
+}
+/* Whatever comes of it, the stream captures no more. */
+EXPORT int cuStreamEndCapture(struct stream *stream, struct graph **graph) {
+  struct graph *const made = captured;
+  struct stream *const of = capturing;
+  const int begun = begin(__func__, 1);
+  captured = NULL, capturing = NULL;
+  *graph = NULL;
+  if (begun != OK) pthread_mutex_lock(&mutex);
+  if (!of || of != stream) return end(misuse(INVALID_VALUE, __func__, "it does not capture"));
+  if (begun == OK && !made->broken) {
+    *graph = made;
+    return end(OK);
+  }
+  made->alive = 0;
+  --graphs;
+  return end(begun != OK ? begun : CAPTURE_INVALIDATED);
+}
+EXPORT int cuGraphInstantiateWithFlags(struct graph **executable, struct graph *graph, unsigned long long flags) {
+  BEGIN(1);
+  if (!graph || !graph->alive || flags != 0) return end(misuse(INVALID_VALUE, __func__, "no such graph"));
+  *executable = calloc(1, sizeof **executable);
+  **executable = (struct graph){1, graph->launches, graph->log ? strdup(graph->log) : NULL, graph->length, 0};
+  ++graphs;
+  say("graph of %ld launches\n", graph->launches);
+  return end(OK);
+}
+EXPORT int cuGraphLaunch(struct graph *executable, struct stream *stream) {
+  BEGIN(1);
+  if (!executable || !executable->alive || !stream || !stream->alive) return end(misuse(INVALID_VALUE, __func__, "no such thing"));
+  launches += executable->launches;
+  say("graph launched\n%s", executable->log ? executable->log : "");
+  return end(OK);
+}
+static int destroy_graph(const char *name, struct graph *graph) {
+  if (!graph || !graph->alive) return misuse(INVALID_VALUE, name, "no such graph");
+  graph->alive = 0; /* kept, so that a second time is seen */
+  free(graph->log);
+  graph->log = NULL;
+  --graphs;
+  return OK;
+}
+EXPORT int cuGraphDestroy(struct graph *graph) {
+  BEGIN(1);
+  return end(destroy_graph(__func__, graph));
+}
+EXPORT int cuGraphExecDestroy(struct graph *executable) {
+  BEGIN(1);
+  return end(destroy_graph(__func__, executable));
 }

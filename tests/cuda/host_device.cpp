@@ -3,9 +3,11 @@
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <optional>
+#include <vector>
 
 #include "base/error.h"
 #include "guarded.h"
@@ -37,6 +39,16 @@ void check_guards(const std::source_location& where) {
 
 }  // namespace
 
+// Whether all of it is in one allocation.
+static bool allocated(const void* data, size_t bytes) {
+  Allocations& all = allocations();
+  const std::lock_guard lock(all.mutex);
+  auto next = all.of.upper_bound(data);
+  if (next == all.of.begin()) return bytes == 0;
+  const Guarded& memory = *std::prev(next)->second;
+  return static_cast<const std::byte*>(data) + bytes <= memory.data() + memory.size();
+}
+
 Machine& machine() {
   static Machine one;
   return one;
@@ -54,6 +66,24 @@ namespace cuda {
 
 using host_cuda::allocations;
 
+using Work = std::vector<std::function<void()>>;
+
+struct Graph::State {
+  std::shared_ptr<const Work> work;
+};
+
+// Of this thread's stream that captures, if one does.
+thread_local const Stream::State* capturing = nullptr;
+thread_local Work* captured = nullptr;  // what it was given
+thread_local bool spoilt = false;       // the capture is not to succeed any more
+
+// What no thread may do that captures.
+void outside_of_capture(const char* what) {
+  if (capturing == nullptr) return;
+  spoilt = true;
+  fail(Status::internal, what, " while a stream captures");
+}
+
 struct Stream::State {
   std::deque<std::function<void()>> work;
   uint64_t given = 0, done = 0;
@@ -61,6 +91,7 @@ struct Stream::State {
 
   void give(std::function<void()> what) {
     check();
+    if (capturing == this) return captured->push_back(std::move(what));
     work.push_back(std::move(what));
     ++given;
   }
@@ -68,6 +99,7 @@ struct Stream::State {
     if (error) throw *error;
   }
   void run_until(uint64_t end) {
+    outside_of_capture("waiting");
     check();
     try {
       while (done < end) {
@@ -92,6 +124,7 @@ struct Event::State {
 
 Memory::~Memory() {
   if (data_ == nullptr) return;
+  if (capturing != nullptr) spoilt = true;
   auto& all = allocations();
   const std::lock_guard lock(all.mutex);
   if (place_ == Place::device) all.device_bytes -= size_;
@@ -101,18 +134,25 @@ Memory::~Memory() {
 Event::Event(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Event::~Event() = default;
 void Event::synchronize() {
+  outside_of_capture("waiting for an event");
   if (state_->stream != nullptr) state_->stream->run_until(state_->until);
 }
+
+Graph::Graph(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Graph::~Graph() = default;
 
 Stream::Stream(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Stream::~Stream() {
   finish();
 }
 
+// Pageable memory of the host makes a copy wait.
 void Stream::to_device(void* to, const void* from, size_t bytes) {
+  if (!host_cuda::allocated(from, bytes)) outside_of_capture("copying from memory that is not pinned");
   on_device(to, from, bytes);
 }
 void Stream::to_host(void* to, const void* from, size_t bytes) {
+  if (!host_cuda::allocated(to, bytes)) outside_of_capture("copying to memory that is not pinned");
   on_device(to, from, bytes);
 }
 void Stream::on_device(void* to, const void* from, size_t bytes) {
@@ -126,6 +166,8 @@ void Stream::fill_zero(void* to, size_t bytes) {
   });
 }
 void Stream::record(Event& event) {
+  outside_of_capture(
+      "recording an event");  // a driver lets others wait for it in the same capture, which nobody here does
   event.state() = {state_.get(), state_->given};
 }
 void Stream::wait(Event& event) {
@@ -134,10 +176,36 @@ void Stream::wait(Event& event) {
   });
 }
 void Stream::check() {
+  outside_of_capture("asking for errors");
   state_->check();
 }
 void Stream::synchronize() {
   state_->run_until(state_->given);
+}
+
+std::unique_ptr<Graph> Stream::capture(const std::function<void()>& work) {
+  check();
+  Work kept;
+  const struct Capture {
+    Capture(const State& stream, Work& kept) {
+      capturing = &stream;
+      captured = &kept;
+      spoilt = false;
+    }
+    ~Capture() { capturing = nullptr; }
+  } capture(*state_, kept);
+  work();
+  if (spoilt) fail(Status::internal, "what was captured is not whole");
+  if (host_cuda::machine().captures-- <= 0) fail(Status::out_of_memory, "no memory for a graph");
+  return std::make_unique<Graph>(
+      std::make_unique<Graph::State>(Graph::State{std::make_shared<const Work>(std::move(kept))}));
+}
+
+void Stream::replay(Graph& graph) {
+  if (host_cuda::machine().replays-- <= 0) fail(Status::out_of_memory, "no memory for a replay");
+  state_->give([work = graph.state().work] {
+    for (const std::function<void()>& each : *work) each();
+  });
 }
 
 int Device::count() {
@@ -149,11 +217,13 @@ Device::Device(int ordinal) : info_{ordinal, "host executor", 9, 0, 2, host_cuda
 }
 
 size_t Device::free_bytes() const {
+  outside_of_capture("asking for free memory");
   return info_.total_bytes - host_cuda::allocated_bytes();
 }
 
 Memory Device::allocate(size_t bytes, std::string_view purpose) const {
   if (bytes == 0) return {};
+  outside_of_capture("allocating");
   auto& all = allocations();
   const std::lock_guard lock(all.mutex);
   if (bytes > free_bytes()) out_of_memory(*this, bytes, purpose);
@@ -166,6 +236,7 @@ Memory Device::allocate(size_t bytes, std::string_view purpose) const {
 
 Memory Device::allocate_pinned(size_t bytes, std::string_view) const {
   if (bytes == 0) return {};
+  outside_of_capture("allocating");
   auto& all = allocations();
   const std::lock_guard lock(all.mutex);
   auto memory = std::make_unique<host_cuda::Guarded>(bytes);

@@ -1,6 +1,6 @@
 // The host's twin of libqwen/backend/cuda/device_cuda.cpp: a device that is malloc and memcpy. Whatever a stream is given waits in a
 // queue until somebody waits for it: host memory that changes too soon, or is read too soon, is seen. After every launch the guards
-// around all allocations are looked at.
+// around all allocations are looked at. While a stream captures, its thread may do nothing that a driver forbids then, and hears of it.
 #pragma once
 
 #include <cstddef>
@@ -13,6 +13,8 @@ namespace qwen::host_cuda {
 struct Machine {
   int devices = 1;
   size_t bytes = size_t{1} << 30;  // memory of each device
+  int captures = 1 << 30;          // so many succeed
+  int replays = 1 << 30;           // likewise, and then there is no memory for one
 };
 Machine& machine();
 

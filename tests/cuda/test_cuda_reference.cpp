@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <functional>
 #include <string>
@@ -14,80 +13,19 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/mapped_file.h"
-#include "checkpoint/safetensors.h"
-#include "engine/engine.h"
+#include "engine_fixtures.h"
 #include "host_executor.h"
-#include "kernel_fixtures.h"
 
 using namespace qwen;
-using qwen::test::Floats;
+using namespace qwen::test;
 
 namespace {
-
-const std::filesystem::path kCommitted = QWEN_TEST_DATA "/../parity/data";
 
 std::filesystem::path shared() {
   const char* given = std::getenv("QWEN_SHARED");
   return (given != nullptr ? std::filesystem::path(given)
                            : std::filesystem::path(QWEN_TEST_DATA "/../../../shared")) /
          "reference";
-}
-
-struct Expected {
-  std::shared_ptr<const TensorSource> file;
-  explicit Expected(const std::filesystem::path& path) {
-    MappedFile mapped(path);
-    auto tensors = read_safetensors_header(mapped);
-    std::vector<MappedFile> files;
-    files.push_back(std::move(mapped));
-    file = make_file_tensor_source(std::move(files), std::move(tensors), path.string());
-  }
-  template <class T>
-  std::vector<T> values(const char* name) const {
-    const TensorView* view = file->find(name);
-    REQUIRE(view != nullptr);
-    std::vector<T> copy(view->bytes / sizeof(T));
-    std::memcpy(copy.data(), view->data, view->bytes);
-    return copy;
-  }
-};
-
-Options options(const char* dtype, int64_t max_batch_tokens = 512) {
-  Options made;
-  made.set("device", std::string_view("cuda"));
-  made.set("dtype", std::string_view(dtype));
-  made.set("max_batch_tokens", max_batch_tokens);
-  made.set("kv_cache_bytes", int64_t{4} << 20);
-  return made;
-}
-
-// Several at once, each alone in its answer.
-std::vector<std::shared_ptr<Request>> answer(Engine& engine, std::vector<RequestInput> inputs) {
-  const auto queue = std::make_shared<EventQueue>();
-  std::vector<std::shared_ptr<Request>> requests;
-  for (RequestInput& input : inputs) {
-    input.queue = queue;
-    requests.push_back(engine.make_request(std::move(input)));
-    engine.submit(requests.back());
-  }
-  for (size_t done = 0; done < requests.size();)
-    for (const Event& event : queue->pop_all(-1)) done += event.type == EventType::done;
-  for (const auto& request : requests) {
-    INFO(request->outcome().message);
-    REQUIRE(request->outcome().status == Status::ok);
-  }
-  return requests;
-}
-
-RequestInput wanting_logits(std::vector<int32_t> prompt) {
-  RequestInput input;
-  input.prompt = std::move(prompt);
-  input.tensors.logits = true;
-  return input;
-}
-
-Floats logits(Engine& engine, const std::vector<int32_t>& prompt) {
-  return answer(engine, {wanting_logits(prompt)})[0]->logits;
 }
 
 std::vector<double> log_softmax(const float* row, size_t n) {

@@ -3,8 +3,10 @@
 
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <numeric>
 #include <set>
+#include <thread>
 #include <vector>
 
 #include "backend/cuda/dialect.h"
@@ -403,6 +405,69 @@ TEST_CASE("a stream's work happens when somebody waits for it") {
   CHECK_THROWS_AS(bench.stream->check(), Error);
   CHECK_THROWS_AS(bench.stream->fill_zero(to.data(), 4), Error);
   other->check();
+}
+
+TEST_CASE(
+    "what a stream captures happens with every replay, to the memory of then and with the arguments of "
+    "before") {
+  Bench bench;
+  const Memory from = bench.write(std::vector<float>{1, 2}), to = bench.write(std::vector<float>{0, 0}),
+               numbers = bench.write(std::vector<unsigned>{9, 9, 9, 9});
+  unsigned count = 3;
+  const auto graph = bench.stream->capture([&] {
+    bench.stream->on_device(to.data(), from.data(), from.size());
+    launch(*bench.stream, number_threads, 1, 32, 0, at<unsigned>(numbers), count);
+  });
+  count = 1;
+  CHECK(bench.read<float>(to) == std::vector<float>{0, 0});  // nothing of it has happened
+  bench.stream->replay(*graph);
+  CHECK(bench.read<float>(to) == std::vector<float>{1, 2});
+  CHECK(bench.read<unsigned>(numbers) == std::vector<unsigned>{0, 1, 2, 9});
+  bench.stream->fill_zero(from.data(), from.size());
+  bench.stream->replay(*graph);
+  CHECK(bench.read<float>(to) == std::vector<float>{0, 0});
+}
+
+TEST_CASE("a thread that captures may not wait, ask or allocate") {
+  Bench bench;
+  const Memory to = bench.array<float>(4), pinned = bench.device.allocate_pinned(16, "a test");
+  const auto event = bench.device.create_event();
+  float pageable[4] = {};
+  const auto refused = [&](const std::function<void()>& work) {
+    try {
+      bench.stream->capture([&] {
+        bench.stream->fill_zero(to.data(), to.size());
+        work();
+      });
+    } catch (const Error& error) {
+      bench.stream->synchronize();  // goes on
+      return error.message();
+    }
+    return std::string();
+  };
+  CHECK(refused([] {}) == "");
+  CHECK(refused([&] { bench.stream->synchronize(); }) == "waiting while a stream captures");
+  CHECK(refused([&] { bench.stream->check(); }) == "asking for errors while a stream captures");
+  CHECK(refused([&] { bench.stream->record(*event); }) == "recording an event while a stream captures");
+  CHECK(refused([&] { event->synchronize(); }) == "waiting for an event while a stream captures");
+  CHECK(refused([&] { bench.device.allocate(4, "a test"); }) == "allocating while a stream captures");
+  CHECK(refused([&] { bench.device.allocate_pinned(4, "a test"); }) == "allocating while a stream captures");
+  CHECK(refused([&] { bench.stream->to_device(to.data(), pageable, 16); }) ==
+        "copying from memory that is not pinned while a stream captures");
+  CHECK(refused([&] { bench.stream->to_host(pageable, to.data(), 16); }) ==
+        "copying to memory that is not pinned while a stream captures");
+  CHECK(refused([&] { bench.stream->to_device(to.data(), pinned.data(), 16); }) == "");
+  Memory freed = bench.device.allocate(4, "a test");
+  CHECK(refused([&] { freed = {}; }) == "what was captured is not whole");
+  CHECK(refused([&] {  // somebody hears of it and goes on
+          try {
+            bench.device.allocate(4, "a test");
+          } catch (const Error&) {
+          }
+        }) == "what was captured is not whole");
+  // Another thread may, meanwhile.
+  CHECK(refused([&] { std::thread([&] { bench.device.allocate(4, "a test"); }).join(); }) == "");
+  for (const float x : bench.read<float>(to)) CHECK(std::isnan(x));
 }
 
 TEST_CASE("a device gives what it has") {

@@ -6,33 +6,18 @@
 
 namespace qwen::cuda {
 
-CudaBackend::GroupArrays& CudaBackend::arrays_of(int64_t group) {
-  const auto index = static_cast<size_t>(group);
-  if (groups_.size() <= index) groups_.resize(index + 1);
-  if (!groups_[index]) groups_[index] = std::make_unique<GroupArrays>();
-  return *groups_[index];
-}
-
-PagedRows CudaBackend::paged_rows(const Batch& batch, int64_t group) {
-  sequences_.clear();
-  row_sequence_.clear();
-  tables_.clear();
-  for (size_t s = 0; s < batch.sequences.size(); ++s) {
-    const SequenceRows& sequence = batch.sequences[s];
-    const std::span<const int32_t> table = sequence.block_tables[static_cast<size_t>(group)];
-    sequences_.push_back({.first_row = sequence.first_row,
-                          .row_count = sequence.row_count,
-                          .context_length = sequence.context_length,
-                          .table = static_cast<int32_t>(tables_.size())});
-    row_sequence_.insert(row_sequence_.end(), static_cast<size_t>(sequence.row_count),
-                         static_cast<int32_t>(s));
-    tables_.insert(tables_.end(), table.begin(), table.end());
+const StepArrays& CudaBackend::arrays_of(const Batch& batch, int64_t tiling) {
+  if (tiling > 0 && std::ranges::count(tilings_, tiling) == 0) {
+    tilings_.push_back(tiling);
+    graphs_are_void_ = true;  // what follows the tiles in StepArrays moves
   }
-  GroupArrays& arrays = arrays_of(group);
-  return {.sequences = put(arrays.sequences, std::span<const PagedSequence>(sequences_)),
-          .row_sequence = put(arrays.row_sequence, std::span<const int32_t>(row_sequence_)),
-          .tables = put(arrays.tables, std::span<const int32_t>(tables_)),
-          .rows = static_cast<int64_t>(row_sequence_.size())};
+  if (step_.are_of(batch)) {
+    if (tiling > 0 && step_.tiles(tiling).data == nullptr) step_.put(device_, *stream_, batch, tilings_);
+    return step_;
+  }
+  repeats_ = false;
+  other_.put(device_, *stream_, batch, tilings_);
+  return other_;
 }
 
 PagedCacheView CudaBackend::view(const CudaCache& cache, int64_t layer) const {
@@ -50,7 +35,7 @@ void CudaBackend::store_heads(CacheStorage& storage, const Batch& batch, const A
   counted(Op::store_kv, cache.element());
   if (norms.q != nullptr) counted(Op::rms_norm, Element::f32);
   if (angles.width > 0) counted(Op::rope, Element::f32);
-  cuda::store_heads(*stream_, {.batch = paged_rows(batch, args.group),
+  cuda::store_heads(*stream_, {.batch = arrays_of(batch).paged(args.group),
                                .cache = view(cache, args.layer),
                                .heads = q.width / args.head_dim,
                                .q = static_cast<float*>(q.data),
@@ -65,18 +50,29 @@ void CudaBackend::store_heads(CacheStorage& storage, const Batch& batch, const A
 
 void CudaBackend::attention(const CacheStorage& storage, const Batch& batch, const AttentionArgs& args,
                             Rows q, Rows out) {
-  const auto& cache = static_cast<const CudaCache&>(storage);
-  attend(paged_rows(batch, args.group), view(cache, args.layer), args, q, out, arrays_of(args.group).tiles);
+  const int64_t tiling = args.heads / args.kv_heads;
+  const StepArrays& arrays = arrays_of(batch, tiling);
+  attend(arrays.paged(args.group), arrays.tiles(tiling), arrays.most_positions(),
+         view(static_cast<const CudaCache&>(storage), args.layer), args, q, out);
 }
 
-// Of sequences_.
-void CudaBackend::attend(const PagedRows& rows, const PagedCacheView& cache, const AttentionArgs& args,
-                         Rows q, Rows out, HostArray& tiles) {
-  counted(Op::attention, cache.element);
+void CudaBackend::attend(SomeRows& rows, const int32_t* tables, const PagedCacheView& cache,
+                         const AttentionArgs& args, Rows q, Rows out) {
   list_attention_tiles(sequences_, args.heads / args.kv_heads, tiles_);
   int64_t most_positions = 0;
   for (const PagedSequence& sequence : sequences_)
     most_positions = std::max<int64_t>(most_positions, sequence.context_length + sequence.row_count);
+  attend({.sequences = put(rows.sequences, std::span<const PagedSequence>(sequences_)),
+          .row_sequence = put(rows.row_sequence, std::span<const int32_t>(row_sequence_)),
+          .tables = tables,
+          .rows = static_cast<int64_t>(row_sequence_.size())},
+         {put(rows.tiles, std::span<const AttentionTile>(tiles_)), static_cast<int64_t>(tiles_.size())},
+         most_positions, cache, args, q, out);
+}
+
+void CudaBackend::attend(const PagedRows& rows, StepArrays::Tiles tiles, int64_t most_positions,
+                         const PagedCacheView& cache, const AttentionArgs& args, Rows q, Rows out) {
+  counted(Op::attention, cache.element);
   // Where many rows fill the GPU anyway, no walk need be split.
   constexpr int64_t kMostScratch = int64_t{16} << 20;  // floats
   int64_t floats = attention_scratch_floats(rows.rows, args.heads, args.head_dim, most_positions);
@@ -91,8 +87,8 @@ void CudaBackend::attend(const PagedRows& rows, const PagedCacheView& cache, con
                              .heads = args.heads,
                              .window = args.window,
                              .scale = args.scale,
-                             .tiles = put(tiles, std::span<const AttentionTile>(tiles_)),
-                             .tile_count = static_cast<int64_t>(tiles_.size()),
+                             .tiles = tiles.data,
+                             .tile_count = tiles.count,
                              .most_positions = most_positions,
                              .scratch = static_cast<float*>(scratch),
                              .scratch_floats = floats,

@@ -66,6 +66,8 @@ std::vector<KernelCount> CudaBackend::kernel_counts() const {
     counts.push_back({cat(kOps[i / kElements], ".", element_name(i % kElements), ".sm_", device_.info().major,
                           device_.info().minor),
                       counts_[i].load(std::memory_order_relaxed)});
+  counts.push_back({"step.captured", captures_.load(std::memory_order_relaxed)});
+  counts.push_back({"step.replayed", replays_.load(std::memory_order_relaxed)});
   return counts;
 }
 
@@ -210,14 +212,14 @@ void CudaBackend::gated_linear(Rows x, const Weight& gate, const Weight& up, Row
 
 void CudaBackend::rope_angles(const RopeTable& table, std::span<const std::array<int32_t, 3>> positions,
                               Rows out) {
-  cuda::rope_angles(
-      *stream_, {.inverse_frequencies = put(frequencies_, std::span<const float>(table.inverse_frequencies)),
-                 .axis = put(axes_, std::span<const uint8_t>(table.axis)),
-                 .positions = reinterpret_cast<const int32_t*>(put(positions_, positions)),
-                 .scale = table.scale,
-                 .rows = out.rows,
-                 .half = out.width / 2,
-                 .out = floats(out)});
+  cuda::rope_angles(*stream_, {.inverse_frequencies =
+                                   put_once(frequencies_, std::span<const float>(table.inverse_frequencies)),
+                               .axis = put_once(axes_, std::span<const uint8_t>(table.axis)),
+                               .positions = reinterpret_cast<const int32_t*>(put(positions_, positions)),
+                               .scale = table.scale,
+                               .rows = out.rows,
+                               .half = out.width / 2,
+                               .out = floats(out)});
 }
 
 void CudaBackend::rope(Rows x, int64_t head_dim, Rows angles) {

@@ -1,11 +1,13 @@
 // The CUDA backend: which memory goes to which kernel. The arithmetic is in the .cu files.
 //
-// Everything happens on one stream, in the order of the calls; the CPU waits in host() only. In bf16, linear() and gated_linear()
+// Everything happens on one stream, in the order of the calls; the CPU waits in host() only. Steps in which every sequence has one
+// row are captured and replayed (cuda_step.cpp). In bf16, linear() and gated_linear()
 // multiply bf16 matrices by rows rounded to bf16, whether these come as an operand or are rounded here: the same bits.
 #pragma once
 
 #include <array>
 #include <atomic>
+#include <list>
 #include <map>
 #include <memory>
 #include <vector>
@@ -18,6 +20,7 @@
 #include "backend/cuda/device.h"
 #include "backend/cuda/indexer.h"
 #include "backend/cuda/paged.h"
+#include "backend/cuda/step_arrays.h"
 
 namespace qwen::cuda {
 
@@ -36,6 +39,9 @@ class CudaBackend final : public Backend {
   std::unique_ptr<Workspace> create_workspace() override;
   size_t cache_block_bytes(const CacheGroupSpec& spec) const override;
   std::unique_ptr<CacheStorage> create_cache(const CacheGroupSpec& spec, int64_t blocks) override;
+
+  Rows run_step(Workspace& workspace, const Batch& batch, bool repeatable,
+                const std::function<Rows()>& ops) override;
 
   Form input_form(int64_t width, std::span<const Weight* const> weights) const override;
   void embed(const Weight& table, std::span<const int32_t> ids, Rows out) override;
@@ -97,41 +103,82 @@ class CudaBackend final : public Backend {
     return precision_ == Precision::bf16 && own(weight).element == Element::bf16;
   }
   Element cache_element() const { return precision_ == Precision::f32 ? Element::f32 : Element::bf16; }
+  // An array of one step, which the next one may have otherwise: no step that has any can be replayed, but for those that are
+  // among its StepArrays.
   template <class T>
   const T* put(HostArray& array, std::span<const T> values) {
+    if (const void* known = step_.find(values.data())) return static_cast<const T*>(known);
+    repeats_ = false;
+    return array.put(device_, *stream_, values);
+  }
+  // An array that is the same in every step of the model.
+  template <class T>
+  const T* put_once(HostArray& array, std::span<const T> values) {
+    if (!array.empty() && !array.holds(values.data(), values.size_bytes())) graphs_are_void_ = true;
     return array.put(device_, *stream_, values);
   }
   const void* as_operand(Rows x);
   void multiply(Rows x, std::span<const Projection> projections, bool as_operands, Element element);
 
-  // Where a step's rows are in the cache, of one cache group.
-  struct GroupArrays {
+  // Of the step, or of another batch that it computes besides. tiling: see StepArrays; 0: none.
+  const StepArrays& arrays_of(const Batch& batch, int64_t tiling = 0);
+  PagedCacheView view(const CudaCache& cache, int64_t layer) const;
+  void attend(const PagedRows& rows, StepArrays::Tiles tiles, int64_t most_positions,
+              const PagedCacheView& cache, const AttentionArgs& args, Rows q, Rows out);
+  // Of rows that an indexer treats alike, with what sequences_ and row_sequence_ say of them.
+  struct SomeRows {
     HostArray sequences, row_sequence, tables, tiles;
   };
-  GroupArrays& arrays_of(int64_t group);
-  PagedRows paged_rows(const Batch& batch, int64_t group);
-  PagedCacheView view(const CudaCache& cache, int64_t layer) const;
-  void attend(const PagedRows& rows, const PagedCacheView& cache, const AttentionArgs& args, Rows q, Rows out,
-              HostArray& tiles);
-  RecurrentRows recurrent_rows(const Batch& batch, int64_t group);
+  void attend(SomeRows& rows, const int32_t* tables, const PagedCacheView& cache, const AttentionArgs& args,
+              Rows q, Rows out);
+
+  // What a step of a shape is, once it was captured.
+  using Counts = std::array<int64_t, static_cast<size_t>(Op::count) * kElements>;
+  struct StepShape {
+    const Workspace* workspace;
+    int64_t rows, results, most_positions;
+    bool operator==(const StepShape&) const = default;
+  };
+  struct KnownStep {
+    explicit KnownStep(const StepShape& shape) : shape(shape) {}
+    StepShape shape;
+    bool seen = false;  // a step of it was computed, and nothing in it was of that step alone
+    std::unique_ptr<Graph> graph;
+    Rows results = {};
+    Workspace::Mark end = {};  // of what it takes of the workspace
+    Counts counts = {};
+  };
+  KnownStep& known_step(const StepShape& shape);
+  void capture(KnownStep& step, const std::function<Rows()>& ops);
+  void replay(const KnownStep& step);
+  void give_graphs_up(const Error& why);
+  void forget_graphs();
+  Counts counts() const;
 
   Device device_;
   Precision precision_;
   std::unique_ptr<Stream> stream_;
   WeightUploader uploader_;
   Scratch operand_, attention_, gated_delta_, picks_, gathered_;
+  StepArrays step_, other_;
+  std::vector<int64_t> tilings_;  // that attention has asked for
   HostArray ids_, shard_ids_, shards_, positions_, frequencies_, axes_, indices_;
-  std::vector<std::unique_ptr<GroupArrays>> groups_;
-  GroupArrays dense_, picked_;  // of rows that see all there is, and of those that pick
+  SomeRows dense_, picked_;  // rows that see all there is, and those that pick
   HostArray sparse_;
   std::map<const Expert*, HostArray> experts_;  // of each mixture where its matrices are
-  std::vector<PagedSequence> sequences_;  // of the batch that is being put together, as are the next five
+  std::vector<PagedSequence> sequences_;  // of the rows that are being put together, as are the next four
   std::vector<SparseRow> sparse_rows_;
-  std::vector<RecurrentSequence> recurrent_sequences_;
   std::vector<int32_t> row_sequence_, tables_;
   std::vector<AttentionTile> tiles_;
   Memory readback_;  // pinned
   std::array<std::atomic<int64_t>, static_cast<size_t>(Op::count) * kElements> counts_{};
+
+  std::list<KnownStep> known_steps_;  // the one that was used last first
+  bool graphs_work_ = true;
+  bool repeats_ = true;           // what was computed since the step's beginning
+  bool graphs_are_void_ = false;  // what they read has been replaced
+  int64_t freed_ = 0;             // of the stream, as its graphs know it
+  std::atomic<int64_t> captures_ = 0, replays_ = 0;
 };
 
 }  // namespace qwen::cuda

@@ -11,7 +11,7 @@ void CudaBackend::store_index_keys(CacheStorage& storage, const Batch& batch, co
                                    const IndexerArgs& indexer, Rows keys, Rows angles) {
   counted(Op::indexer, Element::f32);
   const auto& cache = static_cast<const CudaCache&>(storage);
-  cuda::store_index_keys(*stream_, {.batch = paged_rows(batch, args.group),
+  cuda::store_index_keys(*stream_, {.batch = arrays_of(batch).paged(args.group),
                                     .shape = indexer.shape,
                                     .index = cache.index(args.layer),
                                     .keys = static_cast<const float*>(keys.data),
@@ -27,7 +27,10 @@ void CudaBackend::indexed_attention(const CacheStorage& storage, const Batch& ba
   const IndexerShape& shape = indexer.shape;
   const int64_t budget_groups = shape.budget / shape.ratio;
   const int64_t sees_all = (budget_groups + 1) * shape.ratio - 1;  // up to here a row picks all there is
-  const PagedRows all = paged_rows(batch, args.group);
+  const StepArrays& arrays = arrays_of(batch);
+  const PagedRows all = arrays.paged(args.group);
+  sequences_.assign(arrays.sequences(args.group).begin(), arrays.sequences(args.group).end());
+  row_sequence_.assign(arrays.row_sequence().begin(), arrays.row_sequence().end());
   sparse_rows_.clear();
   int64_t most_groups = 0;
   for (PagedSequence& sequence : sequences_) {
@@ -42,14 +45,7 @@ void CudaBackend::indexed_attention(const CacheStorage& storage, const Batch& ba
     sequence.row_count = first - sequence.context_length;
   }
   const PagedCacheView from = view(cache, args.layer);
-  const auto put_rows = [&](GroupArrays& arrays, const int32_t* tables) {
-    return PagedRows{.sequences = put(arrays.sequences, std::span<const PagedSequence>(sequences_)),
-                     .row_sequence = put(arrays.row_sequence, std::span<const int32_t>(row_sequence_)),
-                     .tables = tables,
-                     .rows = all.rows};
-  };
-  if (static_cast<int64_t>(sparse_rows_.size()) < all.rows)
-    attend(put_rows(dense_, all.tables), from, args, q, out, dense_.tiles);
+  if (static_cast<int64_t>(sparse_rows_.size()) < all.rows) attend(dense_, all.tables, from, args, q, out);
   if (sparse_rows_.empty()) return;
 
   // So many rows at a time as their own caches may take.
@@ -104,8 +100,7 @@ void CudaBackend::indexed_attention(const CacheStorage& storage, const Batch& ba
            .context_length = static_cast<int32_t>(gathered_positions(shape, sparse.position) - 1),
            .table = static_cast<int32_t>(sequences_.size() * static_cast<size_t>(blocks))});
     }
-    attend(put_rows(picked_, put(picked_.tables, std::span<const int32_t>(tables_))), to, every, q, out,
-           picked_.tiles);
+    attend(picked_, put(picked_.tables, std::span<const int32_t>(tables_)), to, every, q, out);
   }
 }
 

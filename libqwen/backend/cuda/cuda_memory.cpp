@@ -23,6 +23,8 @@ size_t layer_index_bytes(const CacheGroupSpec& spec) {
   return spec.indexer ? static_cast<size_t>(index_block_floats(*spec.indexer)) * sizeof(float) : 0;
 }
 
+constexpr const char* kPurpose = "the activations of a step";
+
 }  // namespace
 
 Rows CudaWorkspace::rows(int64_t rows, int64_t width, Form form) {
@@ -32,7 +34,7 @@ Rows CudaWorkspace::rows(int64_t rows, int64_t width, Form form) {
     place_ = {place_.chunk + 1, 0};
   if (place_.chunk == chunks_.size()) {
     constexpr size_t kSmallest = size_t{1} << 20;
-    chunks_.push_back(device_.allocate(std::max({bytes, wanted_, kSmallest}), "the activations of a step"));
+    chunks_.push_back(device_.allocate(std::max(bytes, kSmallest), kPurpose));
   }
   void* const data = chunks_[place_.chunk].data() + place_.used;
   place_.used += bytes;
@@ -40,39 +42,42 @@ Rows CudaWorkspace::rows(int64_t rows, int64_t width, Form form) {
 }
 
 void CudaWorkspace::reset() {
-  if (chunks_.size() > 1) {
-    stream_.synchronize();  // a step without logits may still be under way
-    wanted_ = 0;
-    for (const Memory& chunk : chunks_) wanted_ += chunk.size();
-    chunks_.clear();
-  }
   place_ = {};
+  if (chunks_.size() <= 1) return;
+  size_t wanted = 0;
+  for (Memory& chunk : chunks_) {
+    wanted += chunk.size();
+    stream_.free(chunk);  // a step without logits may still be under way
+  }
+  chunks_.clear();
+  chunks_.push_back(device_.allocate(wanted, kPurpose));
 }
 
 void* Scratch::get(const Device& device, Stream& stream, size_t bytes, std::string_view purpose) {
   if (bytes > memory_.size()) {
-    stream.synchronize();
-    memory_ = {};
+    stream.free(memory_);
     memory_ = device.allocate(round_up(bytes + bytes / 4), purpose);
   }
   return memory_.data();
 }
 
+bool HostArray::holds(const void* data, size_t bytes) const {
+  return bytes == size_ && (bytes == 0 || std::memcmp(staging_[current_].pinned.data(), data, bytes) == 0);
+}
+
 const void* HostArray::put(const Device& device, Stream& stream, const void* data, size_t bytes) {
   if (bytes == 0) return nullptr;
-  if (bytes == size_ && std::memcmp(staging_[current_].pinned.data(), data, bytes) == 0)
-    return memory_.data();
+  if (holds(data, bytes)) return memory_.data();
   size_ = 0;  // until all is done
   Staging& next = staging_[current_ ^ 1];
   if (next.copied) next.copied->synchronize();
-  const size_t room = round_up(bytes + bytes / 2);
+  const size_t room = std::max(least_room_, round_up(bytes + bytes / 2));
   if (bytes > next.pinned.size()) {
     next.pinned = {};
     next.pinned = device.allocate_pinned(room, "a step's arrays");
   }
   if (bytes > memory_.size()) {
-    stream.synchronize();
-    memory_ = {};
+    stream.free(memory_);
     memory_ = device.allocate(room, "a step's arrays");
   }
   if (!next.copied) next.copied = device.create_event();

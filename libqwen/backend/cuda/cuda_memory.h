@@ -29,7 +29,6 @@ class CudaWorkspace final : public Workspace {
   Stream& stream_;
   std::vector<Memory> chunks_;
   Mark place_;
-  size_t wanted_ = 0;  // all chunks together, when there were several
 };
 
 // Device memory that a stream's work uses, as large as was ever asked for. Its content is lost whenever it grows.
@@ -44,6 +43,10 @@ class Scratch {
 // An array of the host's on the device. What is there already is not copied again: a step's layers ask for the same.
 class HostArray {
  public:
+  explicit HostArray(size_t room = 0) : least_room_(room) {}
+
+  bool empty() const { return size_ == 0; }
+  bool holds(const void* data, size_t bytes) const;
   const void* put(const Device& device, Stream& stream, const void* data, size_t bytes);
   template <class T>
   const T* put(const Device& device, Stream& stream, std::span<const T> values) {
@@ -58,6 +61,7 @@ class HostArray {
   };
   Staging staging_[2];
   int current_ = 0;
+  size_t least_room_;
   size_t size_ = 0;  // of what is there
   Memory memory_;
 };

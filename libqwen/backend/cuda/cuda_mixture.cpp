@@ -29,7 +29,7 @@ void CudaBackend::moe(Workspace& workspace, Rows x, const MoeArgs& args, Rows ou
     }
   }
   const void* const* const of_experts =
-      put(experts_[args.experts.data()], std::span<const void* const>(matrices));
+      put_once(experts_[args.experts.data()], std::span<const void* const>(matrices));
 
   const auto count = static_cast<int64_t>(args.experts.size()), assignments = x.rows * args.top_k;
   const Workspace::Mark start = workspace.mark();

@@ -10,6 +10,14 @@ void Stream::finish() noexcept {
     synchronize();
   } catch (const Error&) {
   }
+  ++freed_;
+}
+
+void Stream::free(Memory& memory) {
+  if (memory.data() == nullptr) return;
+  synchronize();
+  ++freed_;
+  memory = {};
 }
 
 void no_such_gpu(int ordinal, int count) {

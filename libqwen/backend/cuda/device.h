@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <source_location>
 #include <string>
@@ -66,6 +67,18 @@ class Event {
   std::unique_ptr<State> state_;
 };
 
+// Work that a stream was given once, to be done again. Destroyed when it is not under way, and before its stream.
+class Graph {
+ public:
+  struct State;
+  explicit Graph(std::unique_ptr<State> state);
+  ~Graph();
+  State& state() const { return *state_; }
+
+ private:
+  std::unique_ptr<State> state_;
+};
+
 // Work in the order in which it was given, behind the caller's back. One thread at a time.
 class Stream {
  public:
@@ -83,9 +96,19 @@ class Stream {
   void record(Event& event);
   void wait(Event& event);  // what follows on this stream comes after what was recorded
 
-  void check();            // throws what has failed so far, without waiting
-  void synchronize();      // returns when all work is done
-  void finish() noexcept;  // the same, for those who free what it uses; an error is for others to hear
+  void check();               // throws what has failed so far, without waiting
+  void synchronize();         // returns when all work is done
+  void finish() noexcept;     // the same, for those who free what it uses; an error is for others to hear
+  void free(Memory& memory);  // when all work is done
+  int64_t freed() const {
+    return freed_;
+  }  // how often either has been: graphs of before may hold addresses of nothing
+
+  // What `work` gives this stream is not done but kept: launches with the values of their arguments, copies with their addresses.
+  // Meanwhile nothing of this thread may wait for the GPU, ask it anything, allocate or free. Throws what `work` throws, and Error
+  // where the driver cannot: the stream is then as it was.
+  std::unique_ptr<Graph> capture(const std::function<void()>& work);
+  void replay(Graph& graph);  // Error likewise
 
   struct Launch {
     const void* kernel;  // the address of the host function that nvcc makes of it
@@ -100,6 +123,7 @@ class Stream {
 
  private:
   std::unique_ptr<State> state_;
+  int64_t freed_ = 0;
 };
 
 class Device {

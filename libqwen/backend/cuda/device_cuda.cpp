@@ -94,8 +94,23 @@ struct Event::State {
   CUevent event = nullptr;
 };
 
-struct Stream::State {
+struct Graph::State {
   explicit State(int ordinal) : context(ordinal) {}
+  ~State() {
+    try {
+      const Scope scope(context);
+      if (graph != nullptr) driver().cuGraphDestroy(graph);
+      if (executable != nullptr) driver().cuGraphExecDestroy(executable);
+    } catch (const Error&) {
+    }
+  }
+  Context context;
+  CUgraph graph = nullptr;  // while it is made
+  CUgraphExec executable = nullptr;
+};
+
+struct Stream::State {
+  explicit State(int ordinal) : ordinal(ordinal), context(ordinal) {}
   ~State() {
     if (stream == nullptr) return;
     try {
@@ -105,6 +120,7 @@ struct Stream::State {
     } catch (const Error&) {
     }
   }
+  int ordinal;
   Context context;
   CUstream stream = nullptr;
   std::optional<Error> error;  // sticky
@@ -118,6 +134,16 @@ struct Stream::State {
     const Scope scope(context);
     const CUresult status = function(arguments...);
     if (status != CUDA_SUCCESS && status != CUDA_ERROR_NOT_READY) fail_with(status, describe());
+  }
+  // What leaves the stream as it was if it fails: unless the context is lost, of which whoever comes next hears again.
+  void attempt(const std::function<void()>& what) {
+    if (error) throw *error;
+    try {
+      what();
+    } catch (...) {
+      error.reset();
+      throw;
+    }
   }
   // Memory that ran out may be there the next time; nothing else is.
   [[noreturn]] void fail_with(CUresult status, const std::string& what) {
@@ -196,6 +222,37 @@ void Stream::check() {
 }
 void Stream::synchronize() {
   state_->call(saying("the work on the GPU"), driver().cuStreamSynchronize, state_->stream);
+}
+
+Graph::Graph(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Graph::~Graph() = default;
+
+// Of this thread alone: what others do meanwhile, with other streams, is no affair of the capture.
+std::unique_ptr<Graph> Stream::capture(const std::function<void()>& work) {
+  State& state = *state_;
+  auto kept = std::make_unique<Graph::State>(state.ordinal);
+  check();
+  state.attempt([&] {
+    state.call(saying("cuStreamBeginCapture"), driver().cuStreamBeginCapture, state.stream,
+               CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
+    try {
+      work();
+    } catch (...) {
+      const Scope scope(state.context);
+      driver().cuStreamEndCapture(state.stream, &kept->graph);
+      throw;
+    }
+    state.call(saying("cuStreamEndCapture"), driver().cuStreamEndCapture, state.stream, &kept->graph);
+    state.call(saying("cuGraphInstantiate"), driver().cuGraphInstantiate, &kept->executable, kept->graph, 0);
+    state.call(saying("cuGraphDestroy"), driver().cuGraphDestroy, std::exchange(kept->graph, nullptr));
+  });
+  return std::make_unique<Graph>(std::move(kept));
+}
+
+void Stream::replay(Graph& graph) {
+  state_->attempt([&] {
+    state_->call(saying("cuGraphLaunch"), driver().cuGraphLaunch, graph.state().executable, state_->stream);
+  });
 }
 
 // Of a kernel that was loaded for no context in particular, the driver takes the stream's: nothing to make current for each launch.

@@ -26,6 +26,10 @@ namespace qwen::cuda {
   X(cuEventSynchronize)          \
   X(cuGetErrorName)              \
   X(cuGetErrorString)            \
+  X(cuGraphDestroy)              \
+  X(cuGraphExecDestroy)          \
+  X(cuGraphInstantiate)          \
+  X(cuGraphLaunch)               \
   X(cuInit)                      \
   X(cuKernelSetAttribute)        \
   X(cuLaunchKernel)              \
@@ -40,8 +44,10 @@ namespace qwen::cuda {
   X(cuMemcpyDtoHAsync)           \
   X(cuMemcpyHtoDAsync)           \
   X(cuMemsetD8Async)             \
+  X(cuStreamBeginCapture)        \
   X(cuStreamCreate)              \
   X(cuStreamDestroy)             \
+  X(cuStreamEndCapture)          \
   X(cuStreamQuery)               \
   X(cuStreamSynchronize)         \
   X(cuStreamWaitEvent)

@@ -40,6 +40,7 @@ struct PagedSequence {
   int32_t row_count = 0;
   int32_t context_length = 0;
   int32_t table = 0;  // where in PagedRows::tables its block table begins
+  int32_t slot = -1;  // for its current chunk, in groups of recurrent states
 };
 
 // All of it in device memory.

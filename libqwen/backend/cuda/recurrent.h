@@ -11,19 +11,13 @@
 
 #include "backend/batch.h"
 #include "backend/cuda/device.h"
+#include "backend/cuda/paged.h"
 #include "checkpoint/gated_delta_shape.h"
 
 namespace qwen::cuda {
 
-// A sequence's rows of the step: row first_row + i is at position context_length + i.
-struct RecurrentSequence {
-  int32_t first_row = 0;
-  int32_t row_count = 0;
-  int32_t context_length = 0;
-  int32_t table =
-      0;  // where in RecurrentRows::tables its own begins: entry c, the state at c * kStateChunk, -1: none is kept
-  int32_t slot = 0;
-};
+// Entry c of its table: the state at c * kStateChunk, -1: none is kept.
+using RecurrentSequence = PagedSequence;
 
 // All of it in device memory.
 struct RecurrentRows {

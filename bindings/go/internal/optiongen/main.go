@@ -122,7 +122,9 @@ func number(value float64) string {
 
 // camel is "stop_token_ids" as "StopTokenIDs".
 func camel(key string) string {
-	initials := map[string]string{"cpu": "CPU", "isa": "ISA", "kv": "KV", "mtp": "MTP", "eos": "EOS", "ids": "IDs"}
+	initials := map[string]string{
+		"cpu": "CPU", "cuda": "CUDA", "isa": "ISA", "kv": "KV", "mtp": "MTP", "eos": "EOS", "ids": "IDs",
+	}
 	var name string
 	for word := range strings.SplitSeq(key, "_") {
 		if initial, ok := initials[word]; ok {
