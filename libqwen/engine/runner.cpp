@@ -104,7 +104,7 @@ void Runner::predict_further(const ScheduledStep& step, Rows hidden) {
                 targets[i].logits->data() + targets[i].index * logits.width);
 }
 
-std::span<float> Runner::forward(const ScheduledStep& step) {
+Rows Runner::forward(const ScheduledStep& step) {
   workspace_->reset();
   const std::vector<AdapterRows> adapters = rows_by_adapter(step);
   Step pass{.backend = *backend_,
@@ -123,7 +123,7 @@ std::span<float> Runner::forward(const ScheduledStep& step) {
       if (mtp_logits && index == model_->config().num_hidden_layers) predict_further(step, rows);
     };
   }
-  return backend_->host(model_->forward(pass), logits_);
+  return model_->forward(pass);
 }
 
 // Of the prompts that this step completes; only their rows leave the backend's memory.

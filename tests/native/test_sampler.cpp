@@ -8,7 +8,7 @@
 #include <numeric>
 
 #include "base/error.h"
-#include "engine/logits.h"
+#include "backend/logits.h"
 #include "engine/random.h"
 #include "engine/sampler.h"
 

@@ -57,9 +57,9 @@ std::string CudaBackend::name() const {
 }
 
 std::vector<KernelCount> CudaBackend::kernel_counts() const {
-  static constexpr const char* kOps[] = {"embed",       "linear",      "attention", "rms_norm",
-                                         "rope",        "store_kv",    "silu_mul",  "moe",
-                                         "convolution", "gated_delta", "indexer"};
+  static constexpr const char* kOps[] = {"embed",    "linear",   "attention", "rms_norm",    "rope",
+                                         "store_kv", "silu_mul", "moe",       "convolution", "gated_delta",
+                                         "indexer",  "sample",   "host"};
   static_assert(std::size(kOps) == static_cast<size_t>(Op::count));
   std::vector<KernelCount> counts;
   for (size_t i = 0; i < counts_.size(); ++i)
@@ -288,6 +288,7 @@ std::span<float> CudaBackend::host(Rows x, std::vector<float>& copy) {
     readback_ = {};
     readback_ = device_.allocate_pinned(bytes + bytes / 2, "reading results");
   }
+  counted(Op::host, Element::f32);
   if (bytes > 0) stream_->to_host(readback_.data(), x.data, bytes);
   stream_->synchronize();  // of a step without results too: what it failed of is its own error
   if (bytes > 0) std::memcpy(copy.data(), readback_.data(), bytes);

@@ -69,6 +69,7 @@ class CudaBackend final : public Backend {
   void gate_streams(Rows key, Rows query, Rows value, Rows out) override;
   void gather(Rows x, std::span<const int32_t> rows, Rows out) override;
   void scatter_add(Rows x, std::span<const int32_t> rows, float scale, Rows out) override;
+  void sample(Rows logits, std::span<const SampleArgs> args, std::span<SampledRow> out) override;
   std::span<float> host(Rows x, std::vector<float>& copy) override;
 
  private:
@@ -84,6 +85,8 @@ class CudaBackend final : public Backend {
     convolution,
     gated_delta,
     indexer,
+    sample,
+    host,
     count
   };
   static constexpr size_t kElements = 2;
