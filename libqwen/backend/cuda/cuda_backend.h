@@ -1,6 +1,6 @@
 // The CUDA backend: which memory goes to which kernel. The arithmetic is in the .cu files.
 //
-// Everything happens on one stream, in the order of the calls; the CPU waits in host() only. In bf16, linear() and gated_linear()
+// Everything happens on one stream, in the order of the calls; the CPU waits in sample() and host() only. In bf16, linear() and gated_linear()
 // multiply bf16 matrices by rows rounded to bf16, whether these come as an operand or are rounded here: the same bits.
 #pragma once
 
@@ -18,6 +18,7 @@
 #include "backend/cuda/device.h"
 #include "backend/cuda/indexer.h"
 #include "backend/cuda/paged.h"
+#include "backend/cuda/sample.h"
 
 namespace qwen::cuda {
 
@@ -71,6 +72,9 @@ class CudaBackend final : public Backend {
   void scatter_add(Rows x, std::span<const int32_t> rows, float scale, Rows out) override;
   void sample(Rows logits, std::span<const SampleArgs> args, std::span<SampledRow> out) override;
   std::span<float> host(Rows x, std::vector<float>& copy) override;
+  // Where the ids that sample() chose last stay on the device, in the order of its arguments; nullptr: none yet. For the stream's
+  // work up to the next sample().
+  const int32_t* sampled_ids() const { return sampled_ids_; }
 
  private:
   enum class Op : uint8_t {
@@ -104,6 +108,7 @@ class CudaBackend final : public Backend {
   const T* put(HostArray& array, std::span<const T> values) {
     return array.put(device_, *stream_, values);
   }
+  const std::byte* read_back(const void* from, size_t bytes);
   const void* as_operand(Rows x);
   void multiply(Rows x, std::span<const Projection> projections, bool as_operands, Element element);
 
@@ -122,8 +127,8 @@ class CudaBackend final : public Backend {
   Precision precision_;
   std::unique_ptr<Stream> stream_;
   WeightUploader uploader_;
-  Scratch operand_, attention_, gated_delta_, picks_, gathered_;
-  HostArray ids_, shard_ids_, shards_, positions_, frequencies_, axes_, indices_;
+  Scratch operand_, attention_, gated_delta_, picks_, gathered_, sampling_, sampled_;
+  HostArray ids_, shard_ids_, shards_, positions_, frequencies_, axes_, indices_, sample_rows_, edits_;
   std::vector<std::unique_ptr<GroupArrays>> groups_;
   GroupArrays dense_, picked_;  // of rows that see all there is, and of those that pick
   HostArray sparse_;
@@ -133,6 +138,9 @@ class CudaBackend final : public Backend {
   std::vector<RecurrentSequence> recurrent_sequences_;
   std::vector<int32_t> row_sequence_, tables_;
   std::vector<AttentionTile> tiles_;
+  std::vector<SampleRow> to_sample_;
+  std::vector<LogitEdit> all_edits_;
+  const int32_t* sampled_ids_ = nullptr;
   Memory readback_;  // pinned
   std::array<std::atomic<int64_t>, static_cast<size_t>(Op::count) * kElements> counts_{};
 };
