@@ -71,6 +71,7 @@ struct Shared {
   double sums[kWarps];
   Mass found_above;
   int found;
+  Place place;
 };
 
 template <class T, class Combine>
@@ -383,18 +384,41 @@ __global__ void __launch_bounds__(kThreads) find_top(SampleKernelArgs args) {
   }
 }
 
-// Where `wanted` of the listed tokens' mass is reached, the largest place first, by the digits from `first` to before `last`, with
-// kFirstOfId those of the id alone. What is known of the place already is in `prefix`, and `wanted` is counted from there.
+// Where `wanted` of the listed tokens' mass is reached, the largest place first, as far as the digits from `first` to before `last`
+// say, with kFirstOfId those of the id alone. What is known of the place already is in `prefix`, and `wanted` is counted from there.
 // mass(logit), 0 for who is not asked.
 template <class GetMass>
 __device__ __forceinline__ Place find_place(const Listed& listed, Place least, Mass wanted, Place prefix,
                                             int first, int last, const GetMass& mass, Shared& shared) {
+  const Place asked = first == kFirstOfId ? kLowestId : ~Place{0};
+  const auto known = [&](Digit d) { return ~Place{0} << (d.shift + d.bits) & asked; };
+  if (listed.count <= kThreads) {  // so few that each may look at all the others
+    Place* const places = shared.histogram;
+    Mass* const masses = places + kThreads;
+    Place own_place = 0;
+    Mass own = 0;
+    listed.each(least, [&](float logit, Place place) {
+      if (((place ^ prefix) & known(digit(first))) != 0) return;
+      own_place = place & asked;
+      own = mass(logit);
+    });
+    places[threadIdx.x] = own_place;
+    masses[threadIdx.x] = own;
+    __syncthreads();
+    Mass above = 0;
+    for (int i = 0; i < listed.count; ++i) above += places[i] > own_place ? masses[i] : 0;
+    if (above < wanted && wanted <= above + own)  // one thread
+      shared.place = own_place & ~Place{0} << digit(last - 1).shift;
+    __syncthreads();
+    const Place place = shared.place;
+    __syncthreads();
+    return place;
+  }
   for (int number = first; number < last; ++number) {
     const Digit d = digit(number);
-    const Place known = ~Place{0} << (d.shift + d.bits) & (first == kFirstOfId ? kLowestId : ~Place{0});
     clear_histogram(shared);
     listed.each(least, [&](float logit, Place place) {
-      if ((place & known) != (prefix & known)) return;
+      if (((place ^ prefix) & known(d)) != 0) return;
       const Mass own = mass(logit);
       if (own > 0) atomicAdd(&shared.histogram[place >> d.shift & ((1u << d.bits) - 1)], own);
     });
