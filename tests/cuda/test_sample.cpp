@@ -285,7 +285,7 @@ TEST_CASE("a GPU samples the host's tokens, whatever the parameters") {
 #ifdef __SANITIZE_ADDRESS__
   constexpr int kRounds = 12;
 #else
-  constexpr int kRounds = 60;
+  constexpr int kRounds = 40;
 #endif
   Random random(1);
   Gpu gpu;

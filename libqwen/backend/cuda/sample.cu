@@ -64,9 +64,24 @@ __device__ __forceinline__ bool is_listed(const SampleRow& row) {
   return is_drawn(row) && (row.top_k > 0 || row.top_p < 1);
 }
 
+// Masses that threads add to. In halves, because a GPU adds 32 bits in shared memory by itself, 64 by trying again and again.
+struct Histogram {
+  unsigned low[kBins], high[kBins];
+  __device__ __forceinline__ void add(int bin, Mass mass) {
+    const auto own = static_cast<unsigned>(mass);
+    const unsigned before = atomicAdd(low + bin, own);
+    const unsigned carry = before + own < before ? 1 : 0;
+    const unsigned rest = static_cast<unsigned>(mass >> 32) + carry;
+    if (rest != 0) atomicAdd(high + bin, rest);
+  }
+  __device__ __forceinline__ Mass operator[](int bin) const { return Mass{high[bin]} << 32 | low[bin]; }
+};
+
 // A block's shared memory.
 struct Shared {
-  Mass histogram[kBins];
+  Histogram histogram;
+  Place places[kThreads];
+  Mass masses[kThreads];
   Mass of_warps[kWarps];
   double sums[kWarps];
   Mass found_above;
@@ -113,7 +128,8 @@ struct Found {
   int bin;
   Mass above;
 };
-__device__ __forceinline__ Found find_bin(const Mass* histogram, Mass wanted, Shared& shared) {
+template <class Bins>
+__device__ __forceinline__ Found find_bin(const Bins& histogram, Mass wanted, Shared& shared) {
   const int last = kBins - 1 - static_cast<int>(threadIdx.x) * kOfThread;
   Mass own = 0;
   for (int i = 0; i < kOfThread; ++i) own += histogram[last - i];
@@ -135,7 +151,10 @@ __device__ __forceinline__ Mass total_of(const Mass* histogram, Shared& shared) 
   return block_total(own, shared);
 }
 __device__ __forceinline__ void clear_histogram(Shared& shared) {
-  for (int i = 0; i < kOfThread; ++i) shared.histogram[threadIdx.x + i * kThreads] = 0;
+  for (int i = 0; i < kOfThread; ++i) {
+    shared.histogram.low[threadIdx.x + i * kThreads] = 0;
+    shared.histogram.high[threadIdx.x + i * kThreads] = 0;
+  }
   __syncthreads();
 }
 
@@ -260,7 +279,8 @@ __device__ __forceinline__ void flush(const Shared& shared, Mass* to) {
   __syncthreads();
   for (int i = 0; i < kOfThread; ++i) {
     const int bin = static_cast<int>(threadIdx.x) + i * kThreads;
-    if (shared.histogram[bin] != 0) atomicAdd(to + bin, shared.histogram[bin]);
+    const Mass mass = shared.histogram[bin];
+    if (mass != 0) atomicAdd(to + bin, mass);
   }
 }
 
@@ -272,7 +292,7 @@ __global__ void __launch_bounds__(kThreads) count_own(SampleKernelArgs args) {
   const Piece piece = piece_of(args, row);
   clear_histogram(shared);
   for (int64_t id = piece.first + threadIdx.x; id < piece.end; id += kThreads)
-    atomicAdd(&shared.histogram[bin_of(piece.logits[id])], Mass{1});
+    shared.histogram.add(bin_of(piece.logits[id]), 1);
   flush(shared, args.scratch.histogram + (args.count + blockIdx.y) * kSampleBins);
 }
 
@@ -291,7 +311,7 @@ __global__ void __launch_bounds__(kThreads) weigh(SampleKernelArgs args) {
       const float logit = piece.logits[id];
       if (key_of(logit) <= kNever) continue;
       const Mass mass = row.top_k > 0 ? 1 : likelihood(logit);
-      if (mass > 0) atomicAdd(&shared.histogram[bin_of(logit)], mass);
+      if (mass > 0) shared.histogram.add(bin_of(logit), mass);
     }
     flush(shared, args.scratch.histogram + blockIdx.y * kSampleBins);
   } else {
@@ -393,8 +413,6 @@ __device__ __forceinline__ Place find_place(const Listed& listed, Place least, M
   const Place asked = first == kFirstOfId ? kLowestId : ~Place{0};
   const auto known = [&](Digit d) { return ~Place{0} << (d.shift + d.bits) & asked; };
   if (listed.count <= kThreads) {  // so few that each may look at all the others
-    Place* const places = shared.histogram;
-    Mass* const masses = places + kThreads;
     Place own_place = 0;
     Mass own = 0;
     listed.each(least, [&](float logit, Place place) {
@@ -402,11 +420,11 @@ __device__ __forceinline__ Place find_place(const Listed& listed, Place least, M
       own_place = place & asked;
       own = mass(logit);
     });
-    places[threadIdx.x] = own_place;
-    masses[threadIdx.x] = own;
+    shared.places[threadIdx.x] = own_place;
+    shared.masses[threadIdx.x] = own;
     __syncthreads();
     Mass above = 0;
-    for (int i = 0; i < listed.count; ++i) above += places[i] > own_place ? masses[i] : 0;
+    for (int i = 0; i < listed.count; ++i) above += shared.places[i] > own_place ? shared.masses[i] : 0;
     if (above < wanted && wanted <= above + own)  // one thread
       shared.place = own_place & ~Place{0} << digit(last - 1).shift;
     __syncthreads();
@@ -420,7 +438,7 @@ __device__ __forceinline__ Place find_place(const Listed& listed, Place least, M
     listed.each(least, [&](float logit, Place place) {
       if (((place ^ prefix) & known(d)) != 0) return;
       const Mass own = mass(logit);
-      if (own > 0) atomicAdd(&shared.histogram[place >> d.shift & ((1u << d.bits) - 1)], own);
+      if (own > 0) shared.histogram.add(static_cast<int>(place >> d.shift & ((1u << d.bits) - 1)), own);
     });
     __syncthreads();
     const Found found = find_bin(shared.histogram, wanted, shared);
