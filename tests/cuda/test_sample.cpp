@@ -395,6 +395,21 @@ TEST_CASE("the first and the last number that can be drawn, and a temperature th
   }
 }
 
+TEST_CASE("where equally likely tokens meet, a number belongs to the later one, and top_p to the earlier") {
+  Gpu gpu;
+  for (const size_t vocab_size : {size_t{4}, size_t{1024}}) {
+    const Floats logits(vocab_size, -1.5f);
+    for (const double top_p : {1.0, 0.75, 0.5})
+      for (int eighth = 0; eighth < 8; ++eighth) {
+        SampleArgs args;
+        args.top_p = top_p;
+        args.u = eighth / 8.0;
+        const double kept = top_p * static_cast<double>(vocab_size);
+        CHECK(gpu.sample_as(logits, args).id == static_cast<int32_t>(args.u * kept));
+      }
+  }
+}
+
 TEST_CASE("rows that cannot be sampled on a GPU say so, and their neighbours do not notice") {
   Gpu gpu;
   for (const bool logprobs : {false, true})

@@ -1,7 +1,7 @@
 // The CUDA backend: which memory goes to which kernel. The arithmetic is in the .cu files.
 //
-// Everything happens on one stream, in the order of the calls; the CPU waits in sample() and host() only. In bf16, linear() and gated_linear()
-// multiply bf16 matrices by rows rounded to bf16, whether these come as an operand or are rounded here: the same bits.
+// Everything happens on one stream, in the order of the calls; the CPU waits in sample() and host() only. In bf16, linear() and
+// gated_linear() multiply bf16 matrices by rows rounded to bf16, whether these come as an operand or are rounded here: the same bits.
 #pragma once
 
 #include <array>
