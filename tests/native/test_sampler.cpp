@@ -7,8 +7,8 @@
 #include <map>
 #include <numeric>
 
-#include "base/error.h"
 #include "backend/logits.h"
+#include "base/error.h"
 #include "engine/random.h"
 #include "engine/sampler.h"
 
