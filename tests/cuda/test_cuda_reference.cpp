@@ -258,7 +258,11 @@ std::vector<RequestInput> sampling_requests(const std::vector<int32_t>& prompt) 
   const auto add = [&](const std::function<void(SamplingParams&)>& set) {
     RequestInput& input = inputs.emplace_back();
     input.prompt = prompt;
+#ifdef __SANITIZE_ADDRESS__
+    input.params.max_tokens = 4;
+#else
     input.params.max_tokens = 12;
+#endif
     input.params.ignore_eos = true;
     input.params.seed = 7 + inputs.size();
     set(input.params);
