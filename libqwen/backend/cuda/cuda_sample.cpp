@@ -70,6 +70,7 @@ void CudaBackend::sample(Rows logits, std::span<const SampleArgs> args, std::spa
     all_edits_.insert(all_edits_.end(), each.edits.begin(), each.edits.end());
   }
   const auto count = static_cast<int64_t>(args.size());
+  sampled_ids_ = nullptr;
   const Answers answers(static_cast<const std::byte*>(sampled_.get(
                             device_, *stream_, Answers(nullptr, count).bytes, "the tokens of a step")),
                         count);
