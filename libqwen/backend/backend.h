@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "backend/batch.h"
+#include "backend/sampling.h"
 #include "checkpoint/gated_delta_shape.h"
 #include "checkpoint/indexer_shape.h"
 #include "checkpoint/quantized_tensor.h"
@@ -43,6 +44,10 @@ struct Rows {
 
   // The same memory as rows of `width`: [rows, heads * head_dim] -> [rows * heads, head_dim].
   Rows reshaped(int64_t new_width) const { return {data, rows * width / new_width, new_width}; }
+  // Some rows of plain float32, which logits are in every backend.
+  Rows part(int64_t first, int64_t count) const {
+    return {static_cast<float*>(data) + first * width, count, width};
+  }
 };
 
 // A loaded parameter, kept as the backend likes it (the mapped file itself, a converted copy, device memory).
@@ -293,6 +298,10 @@ class Backend {
   virtual void gather(Rows x, std::span<const int32_t> rows, Rows out) = 0;
   // out[rows[i]] += scale * x[i]; no row twice.
   virtual void scatter_add(Rows x, std::span<const int32_t> rows, float scale, Rows out) = 0;
+  // From rows of logits to tokens, out[i] by args[i]: what the host needs of a row of which it wants a token only. No row twice; the
+  // edits change it. What the ops before it failed of is thrown here, by a backend that works behind the caller's back; what is wrong
+  // with one row is that row's outcome.
+  virtual void sample(Rows logits, std::span<const SampleArgs> args, std::span<SampledRow> out) = 0;
   // Rows as float32 in host memory: where the backend's memory is that, x itself, until its memory is handed out again; elsewhere
   // what is read into `copy`.
   virtual std::span<float> host(Rows x, std::vector<float>& copy) = 0;

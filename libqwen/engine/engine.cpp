@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <utility>
 
+#include "backend/logits.h"
 #include "base/cores.h"
 #include "base/error.h"
 #include "base/log.h"
-#include "engine/logits.h"
 
 namespace qwen {
 namespace {
@@ -269,12 +269,13 @@ void Engine::step() noexcept {
     step = scheduler_->schedule(std::move(spare_step_));
     if (!step.empty()) {
       const auto scheduled = Clock::now();
-      const std::span<float> logits = runner_->forward(step);
+      const Rows logits = runner_->forward(step);
       const auto computed = Clock::now();
       for (const auto& sequence : step.sequences)
         trace.generate_rows += sequence->size() - sequence->computed == 1 && !sequence->generated().empty();
       trace.prompt_rows = step.batch.rows() - trace.generate_rows;
-      commit(step, logits);
+      sampler_.sample(step, logits, runner_->backend());
+      commit(step);
       trace.sequences = static_cast<int64_t>(step.sequences.size());
       trace.schedule_seconds = seconds(begin, scheduled);
       trace.forward_seconds = seconds(scheduled, computed);
@@ -291,24 +292,17 @@ void Engine::step() noexcept {
   publish(trace);
 }
 
-void Engine::commit(const ScheduledStep& step, std::span<float> logits) {
-  const auto vocab_size = static_cast<size_t>(loaded_->model->config().vocab_size);
-  const auto& logit_rows = step.batch.logit_rows;
-  auto row = logit_rows.begin();
+void Engine::commit(const ScheduledStep& step) {
   int64_t prompt_tokens = 0, generated_tokens = 0;
   for (size_t i = 0; i < step.sequences.size(); ++i) {
     Sequence& sequence = *step.sequences[i];
-    const SequenceRows& rows = step.batch.sequences[i];
-    const auto first = row;
-    row = std::lower_bound(first, logit_rows.end(), rows.first_row + rows.row_count);
-    const auto own = logits.subspan(static_cast<size_t>(first - logit_rows.begin()) * vocab_size,
-                                    static_cast<size_t>(row - first) * vocab_size);
+    const int64_t rows = step.batch.sequences[i].row_count;
     const auto prompt_size = static_cast<int64_t>(sequence.request().input().prompt.size());
     const int64_t size = sequence.size();
-    prompt_tokens += std::clamp<int64_t>(prompt_size - sequence.computed, 0, rows.row_count);
-    sequence.computed += rows.row_count;
+    prompt_tokens += std::clamp<int64_t>(prompt_size - sequence.computed, 0, rows);
+    sequence.computed += rows;
     try {
-      take_rows(sequence, rows.row_count, own);
+      take_rows(step, i);
     } catch (...) {  // one request's trouble is not its neighbours'; it ends with the next sweep
       const Error failure = current_error();
       sequence.request().fail(failure.status(), failure.message());
@@ -322,32 +316,35 @@ void Engine::commit(const ScheduledStep& step, std::span<float> logits) {
   stats_.generated_tokens += generated_tokens;
 }
 
-// What a sequence makes of its last `rows` rows; logits: of those that the scheduler wanted them of.
-void Engine::take_rows(Sequence& sequence, int64_t rows, std::span<float> logits) {
+// What a sequence makes of its rows in the step.
+void Engine::take_rows(const ScheduledStep& step, size_t index) {
+  Sequence& sequence = *step.sequences[index];
   Request& request = sequence.request();
-  const auto vocab_size = static_cast<size_t>(loaded_->model->config().vocab_size);
-  const bool complete = sequence.computed == sequence.size();
+  const int64_t rows = step.batch.sequences[index].row_count;
   const WantedTensors& wanted = request.input().tensors;
   if (wanted.any()) {
-    // Placed by position: a sequence that was preempted computes its rows again.
-    const int64_t first = std::max(sequence.computed - rows, wanted.first_row) - wanted.first_row;
-    if (wanted.logits_of.empty()) {
-      if (wanted.logits && !logits.empty())
-        std::copy(logits.begin(), logits.end(),
-                  request.logits.begin() + first * static_cast<int64_t>(vocab_size));
-    } else {
-      auto out = request.logits.begin() + first * static_cast<int64_t>(wanted.logits_of.size());
-      for (; !logits.empty(); logits = logits.subspan(vocab_size))
-        for (const int32_t token : wanted.logits_of) *out++ = logits[static_cast<size_t>(token)];
+    if (wanted.logits) {
+      std::span<const float> logits = sampler_.rows_of(index);
+      // Placed by position: a sequence that was preempted computes its rows again.
+      const int64_t first = std::max(sequence.computed - rows, wanted.first_row) - wanted.first_row;
+      const auto vocab_size = static_cast<size_t>(loaded_->model->config().vocab_size);
+      const size_t width = wanted.logits_of.empty() ? vocab_size : wanted.logits_of.size();
+      auto out = request.logits.begin() + first * static_cast<int64_t>(width);
+      if (wanted.logits_of.empty()) {
+        std::copy(logits.begin(), logits.end(), out);
+      } else {
+        for (; !logits.empty(); logits = logits.subspan(vocab_size))
+          for (const int32_t token : wanted.logits_of) *out++ = logits[static_cast<size_t>(token)];
+      }
     }
-    if (complete) sequence.finish(FinishReason::stop);
+    if (sequence.computed == sequence.size()) sequence.finish(FinishReason::stop);
     return;
   }
-  if (sequence.wants_prompt_logprobs()) take_prompt_logprobs(sequence, rows, logits);
-  if (!complete || request.cancel_wanted() || request.stop_wanted())
+  if (sequence.wants_prompt_logprobs()) take_prompt_logprobs(sequence, rows, sampler_.rows_of(index));
+  const SampledRow* const sampled = sampler_.token_of(index);
+  if (sampled == nullptr || request.cancel_wanted() || request.stop_wanted())
     return;  // who is cancelled ends with the next sweep, without this token
-  sequence.append(sampler_.sample(logits.last(vocab_size), request.input().params, request.input().prompt,
-                                  sequence.generated(), sequence.choice(), sequence.rule()));
+  sequence.append(sampled_token(*sampled));
 }
 
 // The logits of a prompt row are about the token behind it; those of the last one are the sampler's alone.

@@ -15,8 +15,8 @@
 #include "engine/loaded_model.h"
 #include "engine/request.h"
 #include "engine/runner.h"
-#include "engine/sampler.h"
 #include "engine/scheduler.h"
+#include "engine/step_sampler.h"
 
 namespace qwen {
 
@@ -80,8 +80,8 @@ class Engine {
  private:
   void step_loop() noexcept;
   void step() noexcept;
-  void commit(const ScheduledStep& step, std::span<float> logits);
-  void take_rows(Sequence& sequence, int64_t rows, std::span<float> logits);
+  void commit(const ScheduledStep& step);
+  void take_rows(const ScheduledStep& step, size_t index);
   void take_prompt_logprobs(const Sequence& sequence, int64_t rows, std::span<const float> logits) const;
   void publish(StepTrace trace = {}) noexcept;
   int64_t in_flight() const;
@@ -97,7 +97,7 @@ class Engine {
   // The step thread's own.
   std::unique_ptr<Scheduler> scheduler_;
   std::unique_ptr<Runner> runner_;
-  Sampler sampler_;
+  StepSampler sampler_;
   ScheduledStep spare_step_;
   std::function<void(const StepTrace&)> trace_;
 

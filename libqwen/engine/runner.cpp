@@ -108,7 +108,7 @@ void Runner::predict_further(const ScheduledStep& step, Rows hidden) {
                 targets[i].logits->data() + targets[i].index * logits.width);
 }
 
-std::span<float> Runner::forward(const ScheduledStep& step) {
+Rows Runner::forward(const ScheduledStep& step) {
   workspace_->reset();
   const std::vector<AdapterRows> adapters = rows_by_adapter(step);
   Step pass{.backend = *backend_,
@@ -128,9 +128,7 @@ std::span<float> Runner::forward(const ScheduledStep& step) {
     };
   }
   const bool repeatable = repeats_steps_ && adapters.empty() && !pass.capture_hidden;
-  const Rows logits =
-      backend_->run_step(*workspace_, step.batch, repeatable, [&] { return model_->forward(pass); });
-  return backend_->host(logits, logits_);
+  return backend_->run_step(*workspace_, step.batch, repeatable, [&] { return model_->forward(pass); });
 }
 
 // Of the prompts that this step completes; only their rows leave the backend's memory.

@@ -20,9 +20,9 @@ class Runner {
   const Backend& backend() const { return *backend_; }
   Backend& backend() { return *backend_; }
 
-  // One forward pass. Returns the wanted rows' logits on the host, [batch.logit_rows.size(), vocab_size] (writable, valid
-  // until the next call; empty for a model without a head). Hidden states that requests want are stored in them.
-  std::span<float> forward(const ScheduledStep& step);
+  // One forward pass. Returns the wanted rows' logits in the backend's memory, [batch.logit_rows.size(), vocab_size] (valid until
+  // the next call; empty for a model without a head). Hidden states that requests want are stored in them.
+  Rows forward(const ScheduledStep& step);
 
  private:
   void keep_hidden_states(const ScheduledStep& step, int64_t index, Rows rows);

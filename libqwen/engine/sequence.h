@@ -11,6 +11,7 @@
 #include "engine/block_pool.h"
 #include "engine/sampler.h"
 #include "engine/text_stream.h"
+#include "engine/token_history.h"
 
 namespace qwen {
 
@@ -33,6 +34,7 @@ class Sequence {
   int64_t named_blocks = 0;  // of `computed`, how many full blocks the cache can find again
 
   uint64_t arrival = 0;  // the scheduler's number
+  TokenHistory history;  // the sampler's, of `tokens`
 
   // The first choice computes the whole prompt with all its logits.
   bool wants_prompt_logprobs() const;

@@ -63,6 +63,9 @@ inline uint32_t __float_as_uint(float x) {
 inline float __uint_as_float(uint32_t x) {
   return std::bit_cast<float>(x);
 }
+inline float __fmul_rn(float a, float b) {  // a product that no compiler fuses with a sum
+  return a * b;
+}
 inline int __popc(uint32_t x) {
   return std::popcount(x);
 }
@@ -78,7 +81,8 @@ T __ldg(const T* from) {
 }
 // One OS thread runs everything.
 template <class T>
-T atomicAdd(T* to, T value) requires std::is_same_v<T, int> || std::is_same_v<T, unsigned> {
+T atomicAdd(T* to, T value) requires std::is_same_v<T, int> || std::is_same_v<T, unsigned> ||
+    std::is_same_v<T, unsigned long long> {
   return std::exchange(*to, *to + value);
 }
 

@@ -181,6 +181,84 @@ TEST_CASE("on the executor bits do not depend on chunks, company or the order of
   }
 }
 
+namespace {
+
+int64_t calls(const Engine& engine, std::string_view op) {
+  int64_t calls = 0;
+  for (const KernelCount& count : engine.kernel_counts())
+    if (std::string_view(count.name).starts_with(op)) calls += count.calls;
+  return calls;
+}
+
+// Requests that sample in every way there is, of one prompt.
+std::vector<RequestInput> sampling_requests(const std::vector<int32_t>& prompt) {
+  std::vector<RequestInput> inputs;
+  const auto add = [&](const std::function<void(SamplingParams&)>& set) {
+    RequestInput& input = inputs.emplace_back();
+    input.prompt = prompt;
+#ifdef __SANITIZE_ADDRESS__
+    input.params.max_tokens = 4;
+#else
+    input.params.max_tokens = 12;
+#endif
+    input.params.ignore_eos = true;
+    input.params.seed = 7 + inputs.size();
+    set(input.params);
+  };
+  add([](SamplingParams& p) { p.top_k = 20, p.top_p = 0.95, p.temperature = 0.6; });
+  add([](SamplingParams& p) { p.n = 3, p.logprobs = true, p.top_logprobs = 4; });
+  add([](SamplingParams& p) { p.top_p = 0.8, p.repetition_penalty = 1.3, p.frequency_penalty = 0.4; });
+  add([](SamplingParams& p) { p.min_p = 0.1, p.presence_penalty = 0.7, p.penalty_window = 5; });
+  add([](SamplingParams& p) { p.temperature = 0, p.logit_bias = {{3, 2.0f}, {9, -1e30f}}; });
+  add([](SamplingParams& p) { p.min_tokens = 9, p.stop_token_ids = {1, 2, 3, 4, 5}; });
+  return inputs;
+}
+
+void check_same(const Request& ours, const Request& expected, double tolerance) {
+  const RequestOutcome a = ours.outcome(), b = expected.outcome();
+  REQUIRE(a.choices.size() == b.choices.size());
+  for (size_t i = 0; i < a.choices.size(); ++i) {
+    CHECK(a.choices[i].token_ids == b.choices[i].token_ids);
+    CHECK(a.choices[i].top_token_ids == b.choices[i].top_token_ids);
+    CHECK(largest_difference(a.choices[i].logprobs, b.choices[i].logprobs) <= tolerance);
+    CHECK(largest_difference(a.choices[i].top_logprobs, b.choices[i].top_logprobs) <= tolerance);
+  }
+  CHECK(largest_difference(a.prompt_logprobs, b.prompt_logprobs) <= tolerance);
+}
+
+}  // namespace
+
+TEST_CASE("with device = cuda tokens are sampled on the GPU: the CPU's, alone or beside others") {
+  const auto folder = kCommitted / "qwen3_yarn";
+  const std::vector<int32_t> prompt{11, 4, 28, 9, 4, 30};
+  auto inputs = sampling_requests(prompt);
+  Options on_cpu = options("f32");
+  on_cpu.set("device", std::string_view("cpu"));
+  Engine cpu(open_model(folder, on_cpu), on_cpu), gpu(open_model(folder, options("f32")), options("f32"));
+  const auto together = answer(gpu, inputs);
+  CHECK(calls(gpu, "sample.") > 0);
+  CHECK(calls(gpu, "host.") == 0);  // no logits have left it
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    CAPTURE(i);
+    check_same(*together[i], *answer(cpu, {inputs[i]})[0], 1e-4);
+    check_same(*answer(gpu, {inputs[i]})[0], *together[i], 0);
+  }
+  CHECK(calls(gpu, "host.") == 0);
+
+  // Those who want logits get theirs, and those beside them theirs alone.
+  RequestInput scored = inputs[1];
+  scored.params.prompt_logprobs = true;
+  const auto wanting = wanting_logits(prompt);
+  const auto mixed = answer(gpu, {inputs[0], wanting, scored, wanting, inputs[2]});
+  check_same(*mixed[0], *together[0], 0);
+  check_same(*mixed[4], *together[2], 0);
+  check_same(*mixed[2], *answer(cpu, {scored})[0], 1e-4);
+  CHECK(mixed[2]->outcome().prompt_logprobs.size() == prompt.size());
+  CHECK(largest_difference(mixed[1]->logits, answer(cpu, {wanting})[0]->logits) <= 1e-3);
+  CHECK(test::same_bits(mixed[3]->logits, mixed[1]->logits));
+  CHECK(calls(gpu, "host.") > 0);
+}
+
 TEST_CASE("engine and model agree about the device") {
   const auto folder = kCommitted / "qwen3_yarn";
   const auto loaded = open_model(folder, options("bf16"));

@@ -7,8 +7,8 @@
 #include <map>
 #include <numeric>
 
+#include "backend/logits.h"
 #include "base/error.h"
-#include "engine/logits.h"
 #include "engine/random.h"
 #include "engine/sampler.h"
 

@@ -36,7 +36,7 @@ CpuBackend::CpuBackend(const CpuOptions& options)
 std::vector<KernelCount> CpuBackend::kernel_counts() const {
   static constexpr const char* kOps[] = {"embed",       "linear",      "attention", "rms_norm",
                                          "rope",        "store_kv",    "silu_mul",  "moe",
-                                         "convolution", "gated_delta", "indexer"};
+                                         "convolution", "gated_delta", "indexer",   "sample"};
   static constexpr const char* kFormatNames[] = {"f32",  "f16",  "bf16", "fp8",  "gptq",   "awq",   "q4_0",
                                                  "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl", "mxfp4", "q2_k",
                                                  "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs"};
@@ -208,6 +208,13 @@ void CpuBackend::scatter_add(Rows x, std::span<const int32_t> rows, float scale,
       for (int64_t n = 0; n < x.width; ++n) to[n] += scale * from[n];
     }
   });
+}
+
+void CpuBackend::sample(Rows logits, std::span<const SampleArgs> args, std::span<SampledRow> out) {
+  for (size_t i = 0; i < args.size(); ++i) {
+    counted(Op::sample, Format::f32);
+    sampler_.sample({row(logits, args[i].row), static_cast<size_t>(logits.width)}, args[i], out[i]);
+  }
 }
 
 std::span<float> CpuBackend::host(Rows x, std::vector<float>&) {

@@ -16,6 +16,7 @@
 #include "backend/cpu/cpu_weight.h"
 #include "backend/cpu/isa.h"
 #include "backend/cpu/kernels.h"
+#include "backend/row_sampler.h"
 #include "base/error.h"
 #include "base/thread_pool.h"
 
@@ -80,6 +81,7 @@ class CpuBackend final : public Backend {
   void gate_streams(Rows key, Rows query, Rows value, Rows out) override;
   void gather(Rows x, std::span<const int32_t> rows, Rows out) override;
   void scatter_add(Rows x, std::span<const int32_t> rows, float scale, Rows out) override;
+  void sample(Rows logits, std::span<const SampleArgs> args, std::span<SampledRow> out) override;
   std::span<float> host(Rows x, std::vector<float>& copy) override;
 
  private:
@@ -95,6 +97,7 @@ class CpuBackend final : public Backend {
     convolution,
     gated_delta,
     indexer,
+    sample,
     count
   };
 
@@ -187,6 +190,7 @@ class CpuBackend final : public Backend {
   std::vector<SparseRow> sparse_rows_;
   std::vector<int32_t> picked_;  // [sparse row][budget / ratio]
   Routing routing_;
+  RowSampler sampler_;
   std::array<std::atomic<int64_t>, static_cast<size_t>(Op::count) * kFormats> counts_{};
 };
 

@@ -57,9 +57,9 @@ std::string CudaBackend::name() const {
 }
 
 std::vector<KernelCount> CudaBackend::kernel_counts() const {
-  static constexpr const char* kOps[] = {"embed",       "linear",      "attention", "rms_norm",
-                                         "rope",        "store_kv",    "silu_mul",  "moe",
-                                         "convolution", "gated_delta", "indexer"};
+  static constexpr const char* kOps[] = {"embed",    "linear",   "attention", "rms_norm",    "rope",
+                                         "store_kv", "silu_mul", "moe",       "convolution", "gated_delta",
+                                         "indexer",  "sample",   "host"};
   static_assert(std::size(kOps) == static_cast<size_t>(Op::count));
   std::vector<KernelCount> counts;
   for (size_t i = 0; i < counts_.size(); ++i)
@@ -285,15 +285,21 @@ void CudaBackend::scatter_add(Rows x, std::span<const int32_t> rows, float scale
 
 std::span<float> CudaBackend::host(Rows x, std::vector<float>& copy) {
   copy.resize(static_cast<size_t>(size(x)));
-  const size_t bytes = copy.size() * sizeof(float);
+  counted(Op::host, Element::f32);
+  const std::byte* const read = read_back(x.data, copy.size() * sizeof(float));
+  if (!copy.empty()) std::memcpy(copy.data(), read, copy.size() * sizeof(float));
+  return copy;
+}
+
+// In pinned memory, until the next call.
+const std::byte* CudaBackend::read_back(const void* from, size_t bytes) {
   if (bytes > readback_.size()) {
     readback_ = {};
     readback_ = device_.allocate_pinned(bytes + bytes / 2, "reading results");
   }
-  if (bytes > 0) stream_->to_host(readback_.data(), x.data, bytes);
+  if (bytes > 0) stream_->to_host(readback_.data(), from, bytes);
   stream_->synchronize();  // of a step without results too: what it failed of is its own error
-  if (bytes > 0) std::memcpy(copy.data(), readback_.data(), bytes);
-  return copy;
+  return readback_.data();
 }
 
 }  // namespace cuda

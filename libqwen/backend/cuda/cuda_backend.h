@@ -1,8 +1,8 @@
 // The CUDA backend: which memory goes to which kernel. The arithmetic is in the .cu files.
 //
-// Everything happens on one stream, in the order of the calls; the CPU waits in host() only. Steps in which every sequence has one
-// row are captured and replayed (cuda_step.cpp). In bf16, linear() and gated_linear()
-// multiply bf16 matrices by rows rounded to bf16, whether these come as an operand or are rounded here: the same bits.
+// Everything happens on one stream, in the order of the calls; the CPU waits in sample() and host() only. Steps in which every sequence
+// has one row are captured and replayed (cuda_step.cpp). In bf16, linear() and gated_linear() multiply bf16 matrices by rows
+// rounded to bf16, whether these come as an operand or are rounded here: the same bits.
 #pragma once
 
 #include <array>
@@ -20,6 +20,7 @@
 #include "backend/cuda/device.h"
 #include "backend/cuda/indexer.h"
 #include "backend/cuda/paged.h"
+#include "backend/cuda/sample.h"
 #include "backend/cuda/step_arrays.h"
 
 namespace qwen::cuda {
@@ -75,7 +76,11 @@ class CudaBackend final : public Backend {
   void gate_streams(Rows key, Rows query, Rows value, Rows out) override;
   void gather(Rows x, std::span<const int32_t> rows, Rows out) override;
   void scatter_add(Rows x, std::span<const int32_t> rows, float scale, Rows out) override;
+  void sample(Rows logits, std::span<const SampleArgs> args, std::span<SampledRow> out) override;
   std::span<float> host(Rows x, std::vector<float>& copy) override;
+  // Where the ids that sample() chose last stay on the device, in the order of its arguments; nullptr: none yet. For the stream's
+  // work up to the next sample().
+  const int32_t* sampled_ids() const { return sampled_ids_; }
 
  private:
   enum class Op : uint8_t {
@@ -90,6 +95,8 @@ class CudaBackend final : public Backend {
     convolution,
     gated_delta,
     indexer,
+    sample,
+    host,
     count
   };
   static constexpr size_t kElements = 2;
@@ -117,6 +124,7 @@ class CudaBackend final : public Backend {
     if (!array.empty() && !array.holds(values.data(), values.size_bytes())) graphs_are_void_ = true;
     return array.put(device_, *stream_, values);
   }
+  const std::byte* read_back(const void* from, size_t bytes);
   const void* as_operand(Rows x);
   void multiply(Rows x, std::span<const Projection> projections, bool as_operands, Element element);
 
@@ -159,10 +167,10 @@ class CudaBackend final : public Backend {
   Precision precision_;
   std::unique_ptr<Stream> stream_;
   WeightUploader uploader_;
-  Scratch operand_, attention_, gated_delta_, picks_, gathered_;
+  Scratch operand_, attention_, gated_delta_, picks_, gathered_, sampling_, sampled_;
   StepArrays step_, other_;
   std::vector<int64_t> tilings_;  // that attention has asked for
-  HostArray ids_, shard_ids_, shards_, positions_, frequencies_, axes_, indices_;
+  HostArray ids_, shard_ids_, shards_, positions_, frequencies_, axes_, indices_, sample_rows_, edits_;
   SomeRows dense_, picked_;  // rows that see all there is, and those that pick
   HostArray sparse_;
   std::map<const Expert*, HostArray> experts_;  // of each mixture where its matrices are
@@ -170,6 +178,9 @@ class CudaBackend final : public Backend {
   std::vector<SparseRow> sparse_rows_;
   std::vector<int32_t> row_sequence_, tables_;
   std::vector<AttentionTile> tiles_;
+  std::vector<SampleRow> to_sample_;
+  std::vector<LogitEdit> all_edits_;
+  const int32_t* sampled_ids_ = nullptr;
   Memory readback_;  // pinned
   std::array<std::atomic<int64_t>, static_cast<size_t>(Op::count) * kElements> counts_{};
 

@@ -2,7 +2,8 @@
 // executor in tests/cuda, which runs each kernel's grid on the CPU. So they use what stands here and nothing else of CUDA:
 //   __global__ __device__ __host__ __forceinline__ __launch_bounds__, threadIdx blockIdx blockDim gridDim, dim3, uint2 uint4 float2
 //   float4 and make_…, __syncthreads __syncwarp __shfl_sync __shfl_xor_sync __shfl_down_sync __shfl_up_sync __ballot_sync __any_sync
-//   __all_sync, __ldg, __popc __ffs __clz, __float_as_uint __uint_as_float, atomicAdd of int and unsigned, <cmath>'s names, rsqrtf.
+//   __all_sync, __ldg, __popc __ffs __clz, __float_as_uint __uint_as_float, __fmul_rn, atomicAdd of int, unsigned and unsigned long
+//   long, <cmath>'s names, rsqrtf.
 // bfloat16 is uint16_t. Nothing is declared __shared__ or __constant__: shared_memory() is the launch's dynamic shared memory.
 // Every thread of a block meets every __syncthreads(), every lane of a mask every collective: the executor insists, and so an early
 // return stands only where a whole block takes it or no barrier follows. No atomics on floats.

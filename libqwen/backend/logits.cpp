@@ -1,4 +1,4 @@
-#include "engine/logits.h"
+#include "backend/logits.h"
 
 #include <algorithm>
 #include <bit>
