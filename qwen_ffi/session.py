@@ -46,7 +46,7 @@ class QwenInferenceSession:
         self,
         model_path: str | os.PathLike[str],
         *,
-        device: str = "auto",
+        device: str | None = None,
         dtype: str | None = None,
         threads: int | None = None,
         **engine_options: Any,

@@ -55,11 +55,13 @@ namespace cuda {
 using host_cuda::allocations;
 
 struct Stream::State {
+  std::recursive_mutex mutex;  // those who wait for an event are of any thread
   std::deque<std::function<void()>> work;
   uint64_t given = 0, done = 0;
   std::optional<Error> error;  // sticky
 
   void give(std::function<void()> what) {
+    const std::lock_guard lock(mutex);
     check();
     work.push_back(std::move(what));
     ++given;
@@ -68,6 +70,7 @@ struct Stream::State {
     if (error) throw *error;
   }
   void run_until(uint64_t end) {
+    const std::lock_guard lock(mutex);
     check();
     try {
       while (done < end) {
@@ -126,6 +129,7 @@ void Stream::fill_zero(void* to, size_t bytes) {
   });
 }
 void Stream::record(Event& event) {
+  const std::lock_guard lock(state_->mutex);
   event.state() = {state_.get(), state_->given};
 }
 void Stream::wait(Event& event) {
@@ -134,18 +138,20 @@ void Stream::wait(Event& event) {
   });
 }
 void Stream::check() {
+  const std::lock_guard lock(state_->mutex);
   state_->check();
 }
 void Stream::synchronize() {
+  const std::lock_guard lock(state_->mutex);
   state_->run_until(state_->given);
 }
 
-int Device::count() {
-  return host_cuda::machine().devices;
+Gpus find_gpus() {
+  return {host_cuda::machine().devices, "no GPU", LogLevel::info};
 }
 
 Device::Device(int ordinal) : info_{ordinal, "host executor", 9, 0, 2, host_cuda::machine().bytes} {
-  if (ordinal >= count()) no_such_gpu(ordinal, count());
+  if (const int count = find_gpus().count; ordinal >= count) no_such_gpu(ordinal, count);
 }
 
 size_t Device::free_bytes() const {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "backend/cuda/device.h"
 
@@ -13,6 +14,8 @@ namespace qwen::host_cuda {
 struct Machine {
   int devices = 1;
   size_t bytes = size_t{1} << 30;  // memory of each device
+  // What mma.sync does: as PTX says; with the inputs of b in another order; or so that a column's sum has an order of its own.
+  enum class Tiles : uint8_t { right, turned, uneven } tiles = Tiles::right;
 };
 Machine& machine();
 

@@ -225,10 +225,6 @@ void Stream::launch(const Launch& launch) {
     state.fail_with(status, cat("the launch at ", launch.where.file_name(), ":", launch.where.line()));
 }
 
-int Device::count() {
-  return find_gpus().count;
-}
-
 Device::Device(int ordinal) {
   const Gpus gpus = find_gpus();
   if (gpus.count == 0) fail(Status::unsupported, "option 'device' asks for a GPU, but ", gpus.why_none);
