@@ -146,6 +146,13 @@ void Stream::synchronize() {
   state_->run_until(state_->given);
 }
 
+void Stream::finish() noexcept {
+  try {
+    synchronize();
+  } catch (const Error&) {
+  }
+}
+
 Gpus find_gpus() {
   return {host_cuda::machine().devices, "no GPU", LogLevel::info};
 }

@@ -5,13 +5,6 @@
 
 namespace qwen::cuda {
 
-void Stream::finish() noexcept {
-  try {
-    synchronize();
-  } catch (const Error&) {
-  }
-}
-
 void no_such_gpu(int ordinal, int count) {
   fail(Status::unsupported, "option 'device' asks for GPU ", ordinal, "; this machine has ", count,
        ", counted from 0");

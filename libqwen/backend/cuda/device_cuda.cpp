@@ -198,6 +198,15 @@ void Stream::synchronize() {
   state_->call(saying("the work on the GPU"), driver().cuStreamSynchronize, state_->stream);
 }
 
+// After an error too: what it has left of the work may still run.
+void Stream::finish() noexcept {
+  try {
+    const Scope scope(state_->context);
+    driver().cuStreamSynchronize(state_->stream);
+  } catch (const Error&) {
+  }
+}
+
 // Of a kernel that was loaded for no context in particular, the driver takes the stream's: nothing to make current for each launch.
 void Stream::launch(const Launch& launch) {
   State& state = *state_;
