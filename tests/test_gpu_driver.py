@@ -200,6 +200,18 @@ def test_the_page_on_troubleshooting_has_these_messages(run: Run, tmp_path: Path
         refusal(run, FAKE_GPUS=0),
         re.sub(r"(?<=kernels for ).*", "9.0", kernels),
         run(lost).rstrip("\n"),
+        run("print(message(QwenInternalError, opened))", QWEN_GPU_CHECK=1, FAKE_NAME="NVIDIA H200").rstrip("\n"),
+        run(
+            "print(message(QwenMemoryError, QwenInferenceSession, model, device='cuda'))", FAKE_MEMORY=64 << 20
+        ).rstrip("\n"),
+        *(
+            run(f"print(automatic({options})[6:])", FAKE_NAME="NVIDIA H200", **variables).rstrip("\n").lstrip("23 ")
+            for variables, options in (
+                ({}, ""),
+                ({"FAKE_MEMORY": 1 << 20}, ""),
+                ({"FAKE_MEMORY": 64 << 20}, "kv_cache_bytes=None"),
+            )
+        ),
     ]
     page = shown("No GPU")
     assert [line for line in said if not any(says(message, line) for message in page)] == []
