@@ -201,9 +201,9 @@ def test_the_page_on_troubleshooting_has_these_messages(run: Run, tmp_path: Path
         re.sub(r"(?<=kernels for ).*", "9.0", kernels),
         run(lost).rstrip("\n"),
         run("print(message(QwenInternalError, opened))", QWEN_GPU_CHECK=1, FAKE_NAME="NVIDIA H200").rstrip("\n"),
-        run(
-            "print(message(QwenMemoryError, QwenInferenceSession, model, device='cuda'))", FAKE_MEMORY=64 << 20
-        ).rstrip("\n"),
+        run("print(message(QwenMemoryError, QwenInferenceSession, model, device='cuda'))", FAKE_MEMORY=64 << 20).rstrip(
+            "\n"
+        ),
         *(
             run(f"print(automatic({options})[6:])", FAKE_NAME="NVIDIA H200", **variables).rstrip("\n").lstrip("23 ")
             for variables, options in (
@@ -231,7 +231,9 @@ def test_auto_is_the_cpu_where_a_gpu_was_never_in_question(run: Run, tmp_path: P
     (tmp_path / "libcuda.so.1").write_text("")
     said = run("print(automatic())", folder=tmp_path)
     assert said == "cpu 4 device 'auto' is the CPU: there is no NVIDIA driver (libcuda.so.1)\n"
-    assert run("print(automatic())", FAKE_GPUS=0) == "cpu 3 device 'auto' is the CPU: the NVIDIA driver reports no GPU\n"
+    assert (
+        run("print(automatic())", FAKE_GPUS=0) == "cpu 3 device 'auto' is the CPU: the NVIDIA driver reports no GPU\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -282,9 +284,7 @@ def test_auto_goes_on_after_whatever_a_driver_refuses_while_loading(run: Run, lo
 
 
 def test_the_doctor_says_what_auto_did(run: Run) -> None:
-    program = (
-        "import json, sys\nfrom qwen_ffi.cli import main\nmain(['doctor', model, '--json'])\n"
-    )
+    program = "import json, sys\nfrom qwen_ffi.cli import main\nmain(['doctor', model, '--json'])\n"
     for variables, status, text in (
         ({}, "ok", "device 'auto' is cuda:0, Fake GPU"),
         ({"FAKE_MEMORY": 1 << 20}, "warning", "device 'auto' is the CPU: cannot allocate "),
@@ -360,6 +360,21 @@ def test_too_little_memory(run: Run, log: Path) -> None:
     found = re.fullmatch(r"cannot allocate (\d+) bytes for (.+) on GPU 0; (\d+) bytes are free\n", said)
     assert found, said
     assert int(found[1]) > int(found[3])
+    assert endings(log)
+
+
+def test_a_cache_is_as_large_as_what_is_free_and_useful(run: Run, log: Path) -> None:
+    program = (
+        "with QwenInferenceSession(model, device='cuda') as session:\n"
+        "    answer(session)\n"
+        "    print(session.stats().cache_bytes)\n"
+    )
+    small, larger, enough, more = (
+        int(run(program, FAKE_MEMORY=mebibytes << 20)) for mebibytes in (256, 384, 1024, 4096)
+    )
+    assert small < (256 * 15 // 16 - 96) << 20
+    assert larger - small == pytest.approx(120 << 20, rel=0.01)  # all but a sixteenth
+    assert enough == more  # max_running times 4,096 tokens
     assert endings(log)
 
 

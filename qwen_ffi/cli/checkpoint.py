@@ -235,7 +235,12 @@ def _smoke_test(folder: Path) -> Check:
         f"and {size(stats.cache_bytes)} of cache"
     )
     for status, text in choice:
-        return Check("smoke_test", status, f"{message}; {text}", "device='cpu' asks for no GPU" if status is Status.WARNING else "")
+        return Check(
+            "smoke_test",
+            status,
+            f"{message}; {text}",
+            "device='cpu' asks for no GPU" if status is Status.WARNING else "",
+        )
     return Check("smoke_test", Status.OK, message)
 
 
