@@ -23,11 +23,11 @@ struct SequenceRows {
   int32_t row_count = 0;
   int32_t context_length =
       0;  // positions in the cache before this step; row i is position context_length + i
-  // Per cache group: block ids, entry b holds positions [b * kCacheBlock, (b + 1) * kCacheBlock). Blocks that have
+  // Per cache group, the sequence's own: block ids, entry b holds positions [b * kCacheBlock, (b + 1) * kCacheBlock). Blocks that have
   // left a sliding window may be -1; they are never read.
   // In a group of recurrent states entry c is the state at position c * kStateChunk, before that position's token; entry 0
   // is -1, for the state is zero there. Of the states that the step passes, those with a block are kept; the last one has.
-  std::vector<std::span<const int32_t>> block_tables;
+  std::span<const std::vector<int32_t>> block_tables;
   int32_t state_slot =
       -1;  // where the rows of the sequence's current chunk are, -1: the model has no such groups
   // The sequence's tokens up to its last row of the step at least, from the first one on; lives as long as the step.

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -10,6 +11,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/system_memory.h"
 
 namespace qwen {
 namespace {
@@ -27,6 +29,11 @@ class FileDescriptor {
  private:
   int fd_;
 };
+
+bool fits_memory(size_t size) {
+  const int64_t available = available_memory();
+  return available == 0 || static_cast<int64_t>(size) <= available;
+}
 
 }  // namespace
 
@@ -64,10 +71,11 @@ void MappedFile::open(const std::filesystem::path& path, LoadMode mode) {
   data_ = static_cast<std::byte*>(memory);
   size_ = size;
   mapped_ = map;
-  if (map) return;
-  // Weights in large pages, where the system has them, are read faster than those of the page cache; a small file stays small.
+  // Weights in large pages are read faster, where the system has them: a mapped file is read into such pages from the first one
+  // on, if it is not in memory, whatever the device's read-ahead is. A small file stays small.
   constexpr size_t kHugePage = size_t{2} << 20;
-  if (size >= kHugePage) ::madvise(data_, size, MADV_HUGEPAGE);
+  if (size >= kHugePage && fits_memory(size)) ::madvise(data_, size, MADV_HUGEPAGE);
+  if (map) return;
   for (size_t done = 0; done < size;) {
     const ssize_t got = ::pread(file.get(), data_ + done, size - done, static_cast<off_t>(done));
     if (got < 0 && errno == EINTR) continue;
@@ -88,18 +96,38 @@ MappedFile::MappedFile(MappedFile&& other) noexcept
       size_(std::exchange(other.size_, 0)),
       mapped_(other.mapped_) {}
 
-void MappedFile::map_ahead(const std::function<bool()>& go_on) const {
+void MappedFile::map_ahead(const GoOn& go_on) const {
 #if !defined(MADV_POPULATE_READ)
   constexpr int MADV_POPULATE_READ = 22;  // Linux 5.14
 #endif
+  if (!mapped_) return;
+  const auto waits = [] {  // of this thread for a disk
+    rusage usage{};
+    ::getrusage(RUSAGE_THREAD, &usage);
+    return usage.ru_majflt;
+  };
+  const bool has_room = fits_memory(size_);
+  const auto before = waits();
   constexpr size_t kPiece = size_t{2}
                             << 20;  // what a slow disk reads in some milliseconds, should it not be in memory
-  for (size_t at = 0; mapped_ && at < size_ && go_on(); at += kPiece)
+  for (size_t at = 0; at < size_ && go_on(at, has_room && waits() != before); at += kPiece)
     if (::madvise(data_ + at, std::min(kPiece, size_ - at), MADV_POPULATE_READ) != 0) return;
 }
 
 MappedFile::~MappedFile() {
   if (data_) ::munmap(data_, size_);
+}
+
+void map_ahead(std::span<const MappedFile* const> files,
+               const std::function<bool(double fraction, bool from_disk)>& go_on) {
+  size_t all = 0, done = 0;
+  for (const MappedFile* file : files) all += file->bytes().size();
+  for (const MappedFile* file : files) {
+    file->map_ahead([&](size_t mapped, bool from_disk) {
+      return go_on(static_cast<double>(done + mapped) / static_cast<double>(all), from_disk);
+    });
+    done += file->bytes().size();
+  }
 }
 
 }  // namespace qwen

@@ -70,9 +70,10 @@ class GgufFile {
   const std::vector<TensorView>& tensors() const { return tensors_; }
   const TensorView* tensor(std::string_view name) const;
 
-  void map_ahead(const std::function<bool()>& go_on) const {
-    file_.map_ahead(go_on);
-    for (const auto& part : parts_) part->map_ahead(go_on);
+  void map_ahead(const std::function<bool(double, bool)>& go_on) const {
+    std::vector<const MappedFile*> files = {&file_};
+    for (const auto& part : parts_) files.push_back(&part->file_);
+    qwen::map_ahead(files, go_on);
   }
 
   // "model.gguf: key 'x' is 3; it must be …"

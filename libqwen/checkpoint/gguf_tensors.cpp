@@ -132,7 +132,7 @@ class GgufTensors final : public TensorSource {
   }
 
   std::string description() const override { return file_->source(); }
-  void map_ahead(const std::function<bool()>& go_on) const override { file_->map_ahead(go_on); }
+  void map_ahead(const std::function<bool(double, bool)>& go_on) const override { file_->map_ahead(go_on); }
   std::string_view configuration() const override { return "the metadata"; }
 
   std::string name_in_file(std::string_view name) const override {

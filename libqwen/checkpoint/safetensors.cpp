@@ -180,8 +180,10 @@ class FileTensorSource final : public TensorSource {
 
   std::string description() const override { return description_; }
 
-  void map_ahead(const std::function<bool()>& go_on) const override {
-    for (const MappedFile& file : files_) file.map_ahead(go_on);
+  void map_ahead(const std::function<bool(double, bool)>& go_on) const override {
+    std::vector<const MappedFile*> files;
+    for (const MappedFile& file : files_) files.push_back(&file);
+    qwen::map_ahead(files, go_on);
   }
 
  private:

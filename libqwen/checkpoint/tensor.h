@@ -86,8 +86,8 @@ class TensorSource {
   // For messages about a tensor that should be there: the name it would have in the file, and what says that it should.
   virtual std::string name_in_file(std::string_view name) const { return std::string(name); }
   virtual std::string_view configuration() const { return "config.json"; }
-  // MappedFile::map_ahead() of the files, if there are any, one after the other.
-  virtual void map_ahead(const std::function<bool()>&) const {}
+  // MappedFile::map_ahead() of the files, if there are any, one after the other. fraction: of all their bytes, 0…1.
+  virtual void map_ahead(const std::function<bool(double fraction, bool from_disk)>&) const {}
 };
 
 }  // namespace qwen

@@ -224,7 +224,7 @@ void Engine::step() noexcept {
   StepTrace trace;
   try {
     const auto begin = Clock::now();
-    step = scheduler_->schedule();
+    step = scheduler_->schedule(std::move(spare_step_));
     if (!step.empty()) {
       const auto scheduled = Clock::now();
       const std::span<float> logits = runner_->forward(step);
@@ -244,6 +244,8 @@ void Engine::step() noexcept {
     scheduler_->abandon(step, failure);
     log(LogLevel::error, "step failed: ", failure.message());
   }
+  step.clear();
+  spare_step_ = std::move(step);
   publish(trace);
 }
 

@@ -98,6 +98,7 @@ class Engine {
   std::unique_ptr<Scheduler> scheduler_;
   std::unique_ptr<Runner> runner_;
   Sampler sampler_;
+  ScheduledStep spare_step_;
   std::function<void(const StepTrace&)> trace_;
 
   mutable std::mutex mutex_;  // guards what follows

@@ -12,15 +12,15 @@
 namespace qwen {
 namespace {
 
+// Reading files is progress, and then loading what they hold is, on one device or, anew, on another: it never goes back.
 std::function<void(double)> progress_callback(const Options& options) {
   const HostCallback callback = options.callback("progress");
-  if (!callback.function) return nullptr;
-  // What is loaded anew, on another device, is no step back.
-  return [callback, most = 0.0](double fraction) mutable {
-    most = std::max(most, fraction);
+  if (!callback.function) return [](double) {};
+  return [callback, reached = 0.0](double fraction) mutable {
     const auto function =
         reinterpret_cast<int32_t (*)(double, void*)>(callback.function);  // qwen_progress_fn
-    if (function(most, callback.user.get()) != 0)
+    reached = std::max(reached, fraction);
+    if (function(reached, callback.user.get()) != 0)
       fail(Status::cancelled, "loading was cancelled by the host");
   };
 }
@@ -44,8 +44,8 @@ std::shared_ptr<const Model> load(const ModelConfig& config, const TensorSource&
 }
 
 // On the device that was asked for. 'auto': on the first GPU, unless it or this version cannot run the model; then on the CPU.
-void load_weights(const ModelConfig& config, const Options& options, LoadedModel& loaded) {
-  const auto progress = progress_callback(options);
+void load_weights(const ModelConfig& config, const Options& options,
+                  const std::function<void(double)>& progress, LoadedModel& loaded) {
   const auto load_on = [&](const std::string& device, bool with_room = false) {
     loaded.model = load(config, *loaded.tensors, options, device, progress, with_room);
     loaded.device = device;
@@ -165,12 +165,14 @@ std::shared_ptr<const LoadedModel> open_model(const std::filesystem::path& path,
   } else if (std::filesystem::exists(path / "tokenizer.json")) {
     open(path);
   }
-  load_weights(checkpoint.config, options, *loaded);
-  if (tokenizer) {
-    // The weights take a millisecond, the tokenizer of a published model thirty.
-    loaded->tensors->map_ahead([&] { return tokenizer->under_way(); });
-    take_tokenizer(tokenizer->get(), *loaded);
-  }
+  const auto progress = progress_callback(options);
+  // Before anything reads here and there in the files. The tokenizer of a published model takes thirty milliseconds.
+  loaded->tensors->map_ahead([&](double fraction, bool from_disk) {
+    if (from_disk) progress(fraction);
+    return from_disk || (tokenizer && tokenizer->under_way());
+  });
+  load_weights(checkpoint.config, options, progress, *loaded);
+  if (tokenizer) take_tokenizer(tokenizer->get(), *loaded);
   log(LogLevel::info, "opened ", loaded->path, ": ", checkpoint.config.architecture, ", ",
       loaded->model->parameters(), " parameters, ", loaded->model->weight_bytes(), " bytes of weights");
   return loaded;
@@ -183,7 +185,7 @@ std::shared_ptr<const LoadedModel> open_model(const ModelConfig& config,
   auto loaded = std::make_shared<LoadedModel>();
   loaded->precision = resolve_cpu_options(options).precision;
   loaded->tensors = std::move(tensors);
-  load_weights(config, options, *loaded);
+  load_weights(config, options, progress_callback(options), *loaded);
   if (tokenizer) {
     loaded->tokenizer = std::move(tokenizer);
   } else if (const auto path = options.str("tokenizer")) {

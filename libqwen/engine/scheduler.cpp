@@ -43,6 +43,15 @@ bool waits_for_first_choice(const Sequence& sequence) {
 
 }  // namespace
 
+void ScheduledStep::clear() {
+  batch.token_ids.clear();
+  batch.positions.clear();
+  batch.adapter_ids.clear();
+  batch.sequences.clear();
+  batch.logit_rows.clear();
+  sequences.clear();
+}
+
 bool Scheduler::Before::operator()(const SequencePtr& a, const SequencePtr& b) const {
   const int64_t left = priority(a), right = priority(b);
   return left != right ? left > right : a->arrival < b->arrival;
@@ -101,8 +110,14 @@ void Scheduler::drop_finished(Line& line) noexcept {
   }
 }
 
-ScheduledStep Scheduler::schedule() {
-  Plan plan{.shares = {}, .rows_left = limits_.max_batch_tokens, .logits_left = kMostLogitRows};
+ScheduledStep Scheduler::schedule(ScheduledStep step) {
+  step.clear();
+  plan_.shares.clear();
+  generating_.clear();
+  prompts_.clear();
+  Plan& plan = plan_;
+  plan.rows_left = limits_.max_batch_tokens;
+  plan.logits_left = kMostLogitRows;
   SequencePtr lacking;  // the first one that lacks blocks: nobody whose turn is later may begin
   const auto go_on = [&](const SequencePtr& sequence) {
     if (!running_.contains(sequence)) return;  // preempted just now
@@ -114,27 +129,29 @@ ScheduledStep Scheduler::schedule() {
       lacking = sequence;
     }
   };
-  std::vector<SequencePtr> generating, prompts;
   for (const SequencePtr& sequence : running_)
-    (sequence->size() - sequence->computed == 1 ? generating : prompts).push_back(sequence);
+    (sequence->size() - sequence->computed == 1 ? generating_ : prompts_).push_back(sequence);
   // Those that generate come first: one row each, so that a long prompt never holds up a running answer.
-  for (const SequencePtr& sequence : generating) go_on(sequence);
+  for (const SequencePtr& sequence : generating_) go_on(sequence);
   // Then prompts, begun or not, as their turn is: what is urgent does not wait for somebody's long prompt to end.
   size_t prompt = 0;
   for (auto next = waiting_.begin(); plan.rows_left > 0;) {
     while (next != waiting_.end() && waits_for_first_choice(**next)) ++next;
     const bool may_begin = next != waiting_.end() && (!lacking || Before()(*next, lacking));
-    if (may_begin && (prompt == prompts.size() || Before()(*next, prompts[prompt]))) {
+    if (may_begin && (prompt == prompts_.size() || Before()(*next, prompts_[prompt]))) {
       const SequencePtr sequence = *next++;
       if (!begin(sequence, plan)) lacking = sequence;
-    } else if (prompt < prompts.size()) {
-      go_on(prompts[prompt++]);
+    } else if (prompt < prompts_.size()) {
+      go_on(prompts_[prompt++]);
     } else {
       break;
     }
   }
-  ScheduledStep step;
   for (const Share& share : plan.shares) add_rows(step, share);
+  // Nobody is kept alive from here.
+  plan.shares.clear();
+  generating_.clear();
+  prompts_.clear();
   return step;
 }
 
@@ -205,7 +222,7 @@ void Scheduler::add_rows(ScheduledStep& step, const Share& share) const {
   SequenceRows layout{.first_row = static_cast<int32_t>(batch.rows()),
                       .row_count = static_cast<int32_t>(share.rows),
                       .context_length = static_cast<int32_t>(sequence->computed),
-                      .block_tables = {sequence->block_tables.begin(), sequence->block_tables.end()},
+                      .block_tables = sequence->block_tables,
                       .state_slot = sequence->state_slot,
                       .tokens = sequence->tokens};
   for (int64_t i = 0; i < share.rows; ++i) {

@@ -33,6 +33,7 @@ struct ScheduledStep {
   Batch batch;
   std::vector<SequencePtr> sequences;
   bool empty() const { return sequences.empty(); }
+  void clear();  // keeps the memory of its lists
 };
 
 class Scheduler {
@@ -60,8 +61,9 @@ class Scheduler {
 
   // Ends the sequences of requests that were cancelled, stopped or have failed, and of those whose time is up.
   void sweep() noexcept;
-  // The next step: rows, positions, block tables, which rows want logits.
-  ScheduledStep schedule();
+  // The next step: rows, positions, block tables, which rows want logits. The block tables are the sequences' own and end with
+  // commit(). spare: a step that is over, whose memory is used again.
+  ScheduledStep schedule(ScheduledStep spare = {});
   // After the step: the scheduled rows are in the cache; full blocks get their names, finished sequences leave, blocks
   // behind a window are given back.
   void commit(const ScheduledStep& step);
@@ -103,6 +105,9 @@ class Scheduler {
   int64_t preempted_ = 0;
   int64_t waiting_requests_ = 0;
   Line waiting_, running_, ended_;
+  // Used inside schedule() only, kept so that a step allocates nothing.
+  Plan plan_;
+  std::vector<SequencePtr> generating_, prompts_;
 };
 
 }  // namespace qwen

@@ -104,7 +104,7 @@ void bench_attention(Backend& cpu, int64_t context, int64_t rows) {
   const auto batch_of = [&](int64_t first, int64_t count) {
     Batch batch;
     batch.token_ids.resize(static_cast<size_t>(count));
-    batch.sequences.push_back({0, static_cast<int32_t>(count), static_cast<int32_t>(first), {table}});
+    batch.sequences.push_back({0, static_cast<int32_t>(count), static_cast<int32_t>(first), {&table, 1}});
     return batch;
   };
   const int64_t all = context + rows;

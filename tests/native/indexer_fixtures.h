@@ -151,7 +151,7 @@ inline std::vector<Floats> run(Backend& machine, const std::function<Rows(Floats
   for (const auto& table : tables) {
     Batch batch;
     batch.token_ids.resize(static_cast<size_t>(blocks_each * kCacheBlock));
-    batch.sequences.push_back({0, static_cast<int32_t>(blocks_each * kCacheBlock), 0, {table}});
+    batch.sequences.push_back({0, static_cast<int32_t>(blocks_each * kCacheBlock), 0, {&table, 1}});
     Floats kv = nan(kv_width), keys = nan(s.indexer.head_dim), angles = nan(s.indexer.rotary_dim);
     store_kv(machine, *cache, batch, args, put(kv, kv_width), put(kv, kv_width));
     machine.store_index_keys(*cache, batch, args, indexer, put(keys, s.indexer.head_dim),
@@ -168,7 +168,7 @@ inline std::vector<Floats> run(Backend& machine, const std::function<Rows(Floats
       batch.sequences.push_back({static_cast<int32_t>(i * rows),
                                  static_cast<int32_t>(rows),
                                  static_cast<int32_t>(first),
-                                 {tables[static_cast<size_t>(i)]}});
+                                 {&tables[static_cast<size_t>(i)], 1}});
       const auto append = [&](Floats& to, const Floats& from, int64_t width) {
         to.insert(to.end(), from.begin() + first * width, from.begin() + (first + rows) * width);
       };

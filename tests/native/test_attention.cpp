@@ -96,7 +96,7 @@ std::vector<Floats> run(const std::string& isa, Precision precision, int threads
     Batch batch;
     batch.token_ids.resize(static_cast<size_t>(blocks_each * kCacheBlock));
     batch.sequences.push_back(
-        {0, static_cast<int32_t>(blocks_each * kCacheBlock), 0, {tables[static_cast<size_t>(s)]}});
+        {0, static_cast<int32_t>(blocks_each * kCacheBlock), 0, {&tables[static_cast<size_t>(s)], 1}});
     store_kv(*cpu, *cache, batch, args, rows_of(nan, kv_width), rows_of(nan, kv_width));
   }
 
@@ -110,7 +110,7 @@ std::vector<Floats> run(const std::string& isa, Precision precision, int threads
       batch.sequences.push_back({static_cast<int32_t>(s * rows),
                                  static_cast<int32_t>(rows),
                                  static_cast<int32_t>(first),
-                                 {tables[static_cast<size_t>(s)]}});
+                                 {&tables[static_cast<size_t>(s)], 1}});
       const auto append = [&](Floats& to, const Floats& from, int64_t width) {
         to.insert(to.end(), from.begin() + first * width, from.begin() + (first + rows) * width);
       };
@@ -188,8 +188,8 @@ TEST_CASE("store_heads has the bits of norm, rotation and storing one after the 
   const std::vector<int32_t> tables[] = {{3, 0}, {2, 1}};
   Batch batch;  // two sequences, the second one in the middle of a block
   batch.token_ids.resize(static_cast<size_t>(rows));
-  batch.sequences.push_back({0, 50, 0, {tables[0]}});
-  batch.sequences.push_back({50, 25, 20, {tables[1]}});
+  batch.sequences.push_back({0, 50, 0, {&tables[0], 1}});
+  batch.sequences.push_back({50, 25, 20, {&tables[1], 1}});
   for (const Precision precision : {Precision::f32, Precision::bf16}) {
     for (const std::string& isa : isas()) {
       CAPTURE(isa);
@@ -202,7 +202,7 @@ TEST_CASE("store_heads has the bits of norm, rotation and storing one after the 
         Floats zeros(static_cast<size_t>(20 * kv_heads * head_dim));
         Batch earlier;
         earlier.token_ids.resize(20);
-        earlier.sequences.push_back({0, 20, 0, {tables[1]}});
+        earlier.sequences.push_back({0, 20, 0, {&tables[1], 1}});
         store_kv(*cpu, *cache, earlier, args, rows_of(zeros, kv_heads * head_dim),
                  rows_of(zeros, kv_heads * head_dim));
         Floats own_q = q, own_k = k, out(q.size());

@@ -43,7 +43,7 @@ class Runner {
       SequenceRows rows{.first_row = static_cast<int32_t>(batch.token_ids.size()),
                         .row_count = static_cast<int32_t>(part.rows),
                         .context_length = static_cast<int32_t>(part.first),
-                        .block_tables = {part.table},
+                        .block_tables = {&part.table, 1},
                         .state_slot = part.slot};
       batch.sequences.push_back(std::move(rows));
       batch.token_ids.resize(batch.token_ids.size() + static_cast<size_t>(part.rows));

@@ -87,8 +87,8 @@ TEST_CASE("attention writes operands: any head width, group of heads and place a
         const int64_t rows = first_rows + 21;
         Batch batch;
         batch.token_ids.resize(static_cast<size_t>(rows));
-        batch.sequences.push_back({0, static_cast<int32_t>(first_rows), 0, {tables[0]}});
-        batch.sequences.push_back({static_cast<int32_t>(first_rows), 21, 0, {tables[1]}});
+        batch.sequences.push_back({0, static_cast<int32_t>(first_rows), 0, {&tables[0], 1}});
+        batch.sequences.push_back({static_cast<int32_t>(first_rows), 21, 0, {&tables[1], 1}});
         Floats q = random.floats(rows * kWidth), k = random.floats(rows * kv_width),
                v = random.floats(rows * kv_width);
         store_kv(*cpu, *cache, batch, args, {k.data(), rows, kv_width}, {v.data(), rows, kv_width});

@@ -73,7 +73,7 @@ class Convolution {
       batch.sequences.push_back({.first_row = 0,
                                  .row_count = static_cast<int32_t>(rows),
                                  .context_length = static_cast<int32_t>(first),
-                                 .block_tables = {table},
+                                 .block_tables = {&table, 1},
                                  .state_slot = slot});
       Floats in(x.begin() + first * channels, x.begin() + (first + rows) * channels), out(in.size());
       cpu_->convolution(*cache_, batch, args_, rows_of(in, channels), *kernel_, rows_of(out, channels));
@@ -160,7 +160,7 @@ TEST_CASE("a row that an indexer lets see everything has the bits of attention w
     Batch batch;
     batch.token_ids.resize(static_cast<size_t>(shape.length));
     const std::vector<int32_t> table = {1, 0};
-    batch.sequences.push_back({0, static_cast<int32_t>(shape.length), 0, {table}});
+    batch.sequences.push_back({0, static_cast<int32_t>(shape.length), 0, {&table, 1}});
     Floats q = sequence.q, k = sequence.k, v = sequence.v, out(q.size());
     const int64_t width = shape.kv_heads * shape.head_dim;
     store_kv(*cpu, *cache, batch, args, rows_of(k, width), rows_of(v, width));

@@ -62,14 +62,6 @@ class ConvolutionInput {
   int64_t chunk_;  // of the step's first row
 };
 
-// to = x * factor / |x|, as transformers' l2norm.
-void normalise(const float* x, int64_t n, double factor, float* to) {
-  double squares = 0;
-  for (int64_t i = 0; i < n; ++i) squares += double{x[i]} * x[i];
-  const auto scale = static_cast<float>(factor / std::sqrt(squares + 1e-6));
-  for (int64_t i = 0; i < n; ++i) to[i] = x[i] * scale;
-}
-
 // e^log of a sum of decays; 0 where it is so small that only subnormal numbers, which processors are slow with, would come of
 // it (measured: five times slower).
 float decayed(double log) {
@@ -110,8 +102,9 @@ void CpuBackend::gated_delta(CacheStorage& storage, const Batch& batch, const Ga
   const int64_t key_dim = shape.key_dim, width = cache.value_width();
   const int64_t value_heads = shape.value_heads / shape.key_heads;  // of one key head
   // A worker's scratch, in this order: keys and queries of a chunk's rows; what they are, multiplied with the state and
-  // with the chunk's keys; betas and decays; the corrected values on their way into the state; states between chunks.
-  const int64_t of_rows = 2 * kChunk * (key_dim + width + kChunk) + 2 * kChunk;
+  // with the chunk's keys; betas and decays; norms of keys and queries; the corrected values on their way into the state; states
+  // between chunks.
+  const int64_t of_rows = 2 * kChunk * (key_dim + width + kChunk) + 2 * kChunk + 2 * key_dim;
   const int64_t state_floats = key_dim * width;
   scratch(of_rows + kChunk * width + value_heads * state_floats);
 
@@ -125,9 +118,16 @@ void CpuBackend::gated_delta(CacheStorage& storage, const Batch& batch, const Ga
     float* const products = from_state + 2 * kChunk * width;
     float* const beta = products + 2 * kChunk * kChunk;
     float* const decay = beta + kChunk;
-    float* const weighted = decay + kChunk;
+    float* const key_norm = decay + kChunk;
+    float* const query_norm = key_norm + key_dim;
+    float* const weighted = query_norm + key_dim;
     float* const carried = weighted + kChunk * width;
     float* const keys = cache.keys(args.layer, sequence.state_slot, key_head);
+
+    // transformers' l2norm, x / sqrt(sum of squares + 1e-6), and of the queries also / sqrt(key_dim), as a norm with weights.
+    const auto n = static_cast<float>(key_dim), eps = 1e-6f / n;
+    std::fill_n(key_norm, key_dim, 1 / std::sqrt(n));
+    std::fill_n(query_norm, key_dim, 1 / n);
 
     const int64_t end = sequence.context_length + sequence.row_count;
     for (int64_t position = sequence.context_length; position < end;) {
@@ -136,8 +136,8 @@ void CpuBackend::gated_delta(CacheStorage& storage, const Batch& batch, const Ga
       const int64_t first_row = sequence.first_row + position - sequence.context_length;
       for (int64_t r = 0; r < rows; ++r) {
         const float* const q = row(input.qkv, first_row + r) + key_head * key_dim;
-        normalise(q + shape.key_heads * key_dim, key_dim, 1, x + r * key_dim);
-        normalise(q, key_dim, 1 / std::sqrt(static_cast<double>(key_dim)), x + (rows + r) * key_dim);
+        kernels_.rms_norm(q + shape.key_heads * key_dim, key_norm, eps, key_dim, x + r * key_dim);
+        kernels_.rms_norm(q, query_norm, eps, key_dim, x + (rows + r) * key_dim);
         for (int64_t d = 0; d < key_dim; ++d) keys[d * kChunk + first + r] = x[r * key_dim + d];
       }
       MultiplyTask multiply = {.x = x, .x_stride = key_dim, .rows = 2 * rows, .inner = key_dim};

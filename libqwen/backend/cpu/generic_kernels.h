@@ -531,64 +531,98 @@ void multiply(const MultiplyTask& task) {
   for (; column < task.columns; column += S::kWidth) multiply_rows<S, T, 1>(task, 0, column);
 }
 
-// C vectors of one row's columns from `column` on; the factors are [kChunk], those of k negated.
-template <class S, int C>
-inline void delta_columns(const GatedDeltaTask& task, int64_t row, int64_t column, const float* key_factors,
-                          const float* query_factors) {
+// What the rows of a tile take of each row before them: [row of the tile][kChunk], those of k negated.
+template <int T>
+struct DeltaFactors {
+  float key[T][kChunk], query[T][kChunk];
+};
+
+// T rows from `row` on, C vectors of their columns from `column` on. Each row's sums take the rows before it in order, whether these
+// are the tile's own or not.
+template <class S, int T, int C>
+inline void delta_tile(const GatedDeltaTask& task, int64_t row, int64_t column,
+                       const DeltaFactors<T>& factors) {
   using V = typename S::V;
-  const int64_t width = padded_head_dim(task.value_dim), last = task.first + row;
-  const V decay = S::set1(task.decay[row]);
-  V corrected[C], out[C];
+  const int64_t width = padded_head_dim(task.value_dim), before_tile = task.first + row;
+  const auto rest = [&](int64_t at) {
+    return static_cast<int>(at_most(at_least(task.value_dim - at, 0), S::kWidth));
+  };
+  V corrected[T][C], out[T][C];
 #pragma GCC unroll 8
-  for (int c = 0; c < C; ++c) {
-    const int64_t at = column + c * S::kWidth;
-    const auto rest = static_cast<int>(at_most(at_least(task.value_dim - at, 0), S::kWidth));
-    corrected[c] = S::load_partial(task.values + row * task.value_stride + at, rest);
-    out[c] = S::zero();
-    if (task.from_state == nullptr) continue;
-    corrected[c] = S::sub(corrected[c], S::mul(decay, S::load(task.from_state + row * width + at)));
-    out[c] = S::mul(decay, S::load(task.from_state + (task.rows + row) * width + at));
-  }
-  for (int64_t s = 0; s < last; ++s) {
-    const V key_factor = S::set1(key_factors[s]), query_factor = S::set1(query_factors[s]);
+  for (int t = 0; t < T; ++t) {
+    const V decay = S::set1(task.decay[row + t]);
 #pragma GCC unroll 8
     for (int c = 0; c < C; ++c) {
-      const V before = S::load(task.corrected + s * width + column + c * S::kWidth);
-      corrected[c] = S::fma(key_factor, before, corrected[c]);
-      out[c] = S::fma(query_factor, before, out[c]);
+      const int64_t at = column + c * S::kWidth;
+      corrected[t][c] = S::load_partial(task.values + (row + t) * task.value_stride + at, rest(at));
+      out[t][c] = S::zero();
+      if (task.from_state == nullptr) continue;
+      const float* const key_state = task.from_state + (row + t) * width + at;
+      corrected[t][c] = S::sub(corrected[t][c], S::mul(decay, S::load(key_state)));
+      out[t][c] = S::mul(decay, S::load(key_state + task.rows * width));
     }
   }
-  const V beta = S::set1(task.beta[row]), own = S::set1(query_factors[last]);
+  const auto take = [&](int t, int64_t s, const V* before) __attribute__((always_inline)) {
+    const V key_factor = S::set1(factors.key[t][s]), query_factor = S::set1(factors.query[t][s]);
 #pragma GCC unroll 8
-  for (int c = 0; c < C; ++c) {
-    const int64_t at = column + c * S::kWidth;
-    const auto rest = static_cast<int>(at_most(at_least(task.value_dim - at, 0), S::kWidth));
-    corrected[c] = S::mul(beta, corrected[c]);
-    S::store(task.corrected + last * width + at, corrected[c]);
-    S::store_partial(task.out + row * task.out_stride + at, S::fma(own, corrected[c], out[c]), rest);
+    for (int c = 0; c < C; ++c) {
+      corrected[t][c] = S::fma(key_factor, before[c], corrected[t][c]);
+      out[t][c] = S::fma(query_factor, before[c], out[t][c]);
+    }
+  };
+  for (int64_t s = 0; s < before_tile; ++s) {
+    V before[C];
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) before[c] = S::load(task.corrected + s * width + column + c * S::kWidth);
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) take(t, s, before);
   }
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) {
+#pragma GCC unroll 8
+    for (int earlier = 0; earlier < t; ++earlier) take(t, before_tile + earlier, corrected[earlier]);
+    const V beta = S::set1(task.beta[row + t]), own = S::set1(factors.query[t][before_tile + t]);
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) {
+      const int64_t at = column + c * S::kWidth;
+      corrected[t][c] = S::mul(beta, corrected[t][c]);
+      S::store(task.corrected + (before_tile + t) * width + at, corrected[t][c]);
+      S::store_partial(task.out + (row + t) * task.out_stride + at, S::fma(own, corrected[t][c], out[t][c]),
+                       rest(at));
+    }
+  }
+}
+
+// All rows from `row` on, T at a time, the remainder one by one.
+template <class S, int T>
+inline void delta_rows(const GatedDeltaTask& task, int64_t row) {
+  const int64_t width = padded_head_dim(task.value_dim);
+  for (; row + T <= task.rows; row += T) {
+    DeltaFactors<T> factors;
+    for (int t = 0; t < T; ++t) {
+      const int64_t last = task.first + row + t;
+      const auto now = S::set1(task.log_decay[last]);
+      // Whole vectors: what lies behind `last` is not used.
+      for (int64_t s = 0; s <= last; s += S::kWidth) {
+        const auto log = S::sub(now, S::load(task.log_decay + s));
+        // 0 from 2^-100 on, as processors are slow with the subnormal numbers that would come of it.
+        const auto weight = S::zero_where_less(exp<S>(log), log, S::set1(-69.0f));
+        const float* const products = task.products + (row + t) * kChunk + s;
+        S::store(factors.key[t] + s, S::sub(S::zero(), S::mul(weight, S::load(products))));
+        S::store(factors.query[t] + s, S::mul(weight, S::load(products + task.rows * kChunk)));
+      }
+    }
+    int64_t column = 0;
+    for (; column + 2 * S::kWidth <= width; column += 2 * S::kWidth)
+      delta_tile<S, T, 2>(task, row, column, factors);
+    for (; column < width; column += S::kWidth) delta_tile<S, T, 1>(task, row, column, factors);
+  }
+  if constexpr (T > 1) delta_rows<S, 1>(task, row);
 }
 
 template <class S>
 void gated_delta(const GatedDeltaTask& task) {
-  const int64_t width = padded_head_dim(task.value_dim);
-  float key_factors[kChunk], query_factors[kChunk];
-  for (int64_t row = 0; row < task.rows; ++row) {
-    const int64_t last = task.first + row;
-    const auto now = S::set1(task.log_decay[last]);
-    // Whole vectors: what lies behind `last` is not used.
-    for (int64_t s = 0; s <= last; s += S::kWidth) {
-      const auto weight = exp<S>(S::sub(now, S::load(task.log_decay + s)));
-      const float* const products = task.products + row * kChunk + s;
-      S::store(key_factors + s, S::sub(S::zero(), S::mul(weight, S::load(products))));
-      S::store(query_factors + s, S::mul(weight, S::load(products + task.rows * kChunk)));
-    }
-    int64_t column = 0;
-    for (; column + 4 * S::kWidth <= width; column += 4 * S::kWidth)
-      delta_columns<S, 4>(task, row, column, key_factors, query_factors);
-    for (; column < width; column += S::kWidth)
-      delta_columns<S, 1>(task, row, column, key_factors, query_factors);
-  }
+  delta_rows<S, S::kDeltaRows>(task, 0);
 }
 
 // ---- measuring ----

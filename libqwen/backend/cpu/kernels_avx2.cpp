@@ -15,6 +15,7 @@ struct Avx2 {
   static constexpr int tile_outputs(int rows) { return rows >= 4 ? 2 : rows == 2 ? 4 : 8; }
   static constexpr int kScoreTile = 2;  // x 4 vectors of keys
   static constexpr int kValueTile = 2;  // x 4 vectors of dimensions
+  static constexpr int kDeltaRows = 2;  // x 2 vectors of columns, x 2 sums
 
   static __m256i lanes() { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }
   static __m256i first_lanes(int n) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), lanes()); }

@@ -20,6 +20,7 @@ struct Avx512 {
   static constexpr int tile_outputs(int rows) { return rows >= 4 ? 4 : 8; }
   static constexpr int kScoreTile = 8;  // x 2 vectors of keys
   static constexpr int kValueTile = 4;  // x 4 vectors of dimensions
+  static constexpr int kDeltaRows = 4;  // x 2 vectors of columns, x 2 sums
 
   static __mmask16 first_lanes(int n) { return static_cast<__mmask16>((1u << n) - 1); }
 

@@ -211,32 +211,45 @@ inline void value_span(const TileAttention& a, const std::byte* const* values, c
   value_block<1, N>(a, ones, a.value_tiles, group, first_block, last_block);
 }
 
-// 16 dimensions of a query's result, rounded.
-inline void write_pairs(const TileAttention& a, int64_t query, int64_t tile, __m512 values) {
+// A group's results, rounded, go where the packed rows want them: of two dimensions, the columns of one head are neighbours there,
+// from one row to the next.
+inline void write_pairs(const TileAttention& a, int64_t group, __m512i interleave) {
   const AttentionTask& task = a.task;
-  const int64_t dimensions = at_most(kTileRows, task.head_dim - tile * kTileRows),
-                step = task.packed.columns * 4;
-  const __m256i pairs = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(values));
-  std::byte* const to =
-      task.packed.at(task.packed_row + query / task.query_heads,
-                     task.packed_input + query % task.query_heads * task.head_dim + tile * kTileRows);
-  const auto places = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
-                                         _mm256_set1_epi32(static_cast<int>(step)));
-  _mm256_mask_i32scatter_epi32(to, static_cast<__mmask8>((1 << dimensions / 2) - 1), places, pairs, 1);
+  const int64_t first = group * kTileRows, count = at_most(a.columns, a.queries - first);
+  const int64_t step = task.packed.columns * 4;
+  for (int64_t head = 0; head < at_most(task.query_heads, count); ++head) {
+    __mmask16 left = 0;  // columns of the same head as column `head`
+    for (int64_t i = head; i < count; i += task.query_heads) left |= static_cast<__mmask16>(1 << i);
+    const int64_t input = task.packed_input + (first + head) % task.query_heads * task.head_dim;
+    int64_t row = task.packed_row + (first + head) / task.query_heads;
+    while (left != 0) {  // twice, where the rows belong to two groups of 16
+      const int64_t rows = at_most(__builtin_popcount(left), kTileRows - row % kTileRows);
+      const auto columns = static_cast<__mmask16>(_pdep_u32((1u << rows) - 1, left));
+      const float* sums = a.group_sums(group);
+      std::byte* to = task.packed.at(row, input);
+      for (int64_t d = 0; d < task.head_dim; d += 2, sums += 32, to += step) {
+        const auto both = _mm512_cvtne2ps_pbh(_mm512_load_ps(sums + 16), _mm512_load_ps(sums));
+        const __m512i pairs = _mm512_permutexvar_epi16(interleave, reinterpret_cast<__m512i>(both));
+        _mm512_mask_storeu_epi32(to, first_lanes(rows), _mm512_maskz_compress_epi32(columns, pairs));
+      }
+      left &= static_cast<__mmask16>(~columns);
+      row += rows;
+    }
+  }
 }
 
 inline void write_queries(const TileAttention& a, int64_t group) {
-  const float* const sums = a.group_sums(group);
-  alignas(64) float totals[16];
-  _mm512_store_ps(totals, _mm512_load_ps(sums + a.value_tiles * 256));
+  float* const sums = a.group_sums(group);
+  const __m512 share = _mm512_div_ps(_mm512_set1_ps(1), _mm512_load_ps(sums + a.value_tiles * 256));
+  for (int64_t i = 0; i < a.value_tiles * 256; i += 16)
+    _mm512_store_ps(sums + i, _mm512_mul_ps(_mm512_load_ps(sums + i), share));
+  if (a.task.packed.data != nullptr) return write_pairs(a, group, pair_order(16));
   for (int64_t tile = 0; tile < a.value_tiles; ++tile) {
     const __mmask16 mask = first_lanes(at_most(kTileRows, a.task.head_dim - tile * kTileRows));
     transpose(
         sums + tile * 256, 64, [&](int i, __m512 values) __attribute__((always_inline)) {
           const int64_t query = group * kTileRows + i;
           if (i >= a.columns || query >= a.queries) return;
-          values = _mm512_div_ps(values, _mm512_set1_ps(totals[i]));
-          if (a.task.packed.data != nullptr) return write_pairs(a, query, tile, values);
           _mm512_mask_storeu_ps(a.task.out + query_offset(a.task, query) + tile * kTileRows, mask, values);
         });
   }

@@ -98,8 +98,10 @@ class Asked {
     const AttentionArgs args{.heads = kHeads, .kv_heads = kKvHeads, .head_dim = kHeadDim, .scale = 0.125f};
     const auto cache =
         backend_.create_cache({.layers = 1, .kv_heads = kKvHeads, .head_dim = kHeadDim}, kBlocks + 1);
-    std::vector<int32_t> table(kBlocks), other{kBlocks};
-    std::iota(table.rbegin(), table.rend(), 0);  // the last block first
+    using Tables = std::vector<std::vector<int32_t>>;  // of each cache group: there is one
+    Tables table = {std::vector<int32_t>(kBlocks)};
+    const Tables other = {{kBlocks}};
+    std::iota(table[0].rbegin(), table[0].rend(), 0);  // the last block first
     kept_.emplace_back(static_cast<size_t>(kHeadDim), 0.9f);
     const WeightPtr norm = load(kept_.back(), {kHeadDim}, WeightUse::vector);
     const Rows q = rows(kPositions, kHeads * kHeadDim), k = rows(kPositions, kKvHeads * kHeadDim),
@@ -116,11 +118,11 @@ class Asked {
       backend_.attention(*cache, batch, args, own_q, out);
       return out;
     };
-    const auto sequence = [](int64_t first, int64_t count, int64_t context, std::span<const int32_t> blocks) {
+    const auto sequence = [](int64_t first, int64_t count, int64_t context, const Tables& blocks) {
       return SequenceRows{.first_row = static_cast<int32_t>(first),
                           .row_count = static_cast<int32_t>(count),
                           .context_length = static_cast<int32_t>(context),
-                          .block_tables = {blocks}};
+                          .block_tables = blocks};
     };
     Batch prompt, next;
     prompt.sequences = {sequence(0, kPositions, 0, table)};
