@@ -216,15 +216,21 @@ def _plain(ffi: Any, annotation: Any, value: Any) -> Any:
     return bool(value) if annotation == "bool" else int(value)
 
 
+def mapped_model(path: str | os.PathLike[str]) -> Any:
+    """A `qwen_model *` for looking at: on the CPU, where opening maps the weights and reads none of their data."""
+    loaded = library()
+    error, box = loaded.ffi.new("qwen_error **"), loaded.ffi.new("qwen_model **")
+    options = OptionSet({"device": "cpu"}, OptionScope.ENGINE)
+    raw = path_bytes(resolve_model(path), "model_path")
+    check(loaded.lib.qwen_model_open(raw, options.pointer, box, error), error)
+    return loaded.ffi.gc(box[0], loaded.lib.qwen_model_free)
+
+
 def model_info(path: str | os.PathLike[str]) -> ModelInfo:
     """What the checkpoint in a folder is. Opens the weights by mapping them, reads none of their data."""
-    loaded = library()
-    ffi, lib = loaded.ffi, loaded.lib
-    error = ffi.new("qwen_error **")
-    box = ffi.new("qwen_model **")
-    check(lib.qwen_model_open(path_bytes(resolve_model(path), "model_path"), ffi.NULL, box, error), error)
-    model = ffi.gc(box[0], lib.qwen_model_free)
-    info = ffi.new("qwen_model_info *")
+    model = mapped_model(path)
+    ffi, lib = library().ffi, library().lib
+    info, error = ffi.new("qwen_model_info *"), ffi.new("qwen_error **")
     info.struct_size = ffi.sizeof("qwen_model_info")
     check(lib.qwen_model_info_get(model, info, error), error)
     return ModelInfo(**{field.name: _plain(ffi, field.type, getattr(info, field.name)) for field in fields(ModelInfo)})

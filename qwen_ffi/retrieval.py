@@ -30,7 +30,7 @@ class _Opened:
         self,
         model_path: str | os.PathLike[str],
         *,
-        device: str = "auto",
+        device: str | None = None,
         dtype: str | None = None,
         threads: int | None = None,
         **engine_options: Any,

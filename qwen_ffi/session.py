@@ -46,13 +46,14 @@ class QwenInferenceSession:
         self,
         model_path: str | os.PathLike[str],
         *,
-        device: str = "auto",
+        device: str | None = None,
         dtype: str | None = None,
         threads: int | None = None,
         **engine_options: Any,
     ) -> None:
         """Opens the folder of a checkpoint as published (config.json, *.safetensors, tokenizer.json), or a GGUF file.
 
+        device: None is what QWEN_DEVICE says, or "auto": the first GPU that can run the model, else the CPU.
         engine_options: any engine option of `qwen_ffi.options()`; `progress` is a function called with 0...1 while
         loading, it cancels by returning False; `trace` is a function called with a StepTrace after every step, on the
         engine's own thread, which waits for it: it must not use the session. Weights are mapped, not read: do not truncate the files meanwhile.

@@ -20,6 +20,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+# What a test says nothing of the device of is computed on the CPU, on a machine with a GPU too.
+os.environ.setdefault("QWEN_DEVICE", "cpu")
 # `python -m pytest` puts the current folder first, where qwen_ffi/ has no library.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 

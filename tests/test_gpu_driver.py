@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import struct
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.skipif("cuda" not in build_info()["backends"], reason="
 PROGRAM = """
 import ctypes, gc, os, sys
 from qwen_ffi import QwenError, QwenInferenceSession, QwenInternalError, QwenMemoryError, QwenUnsupportedError
+from qwen_ffi._loader import library
 
 model = sys.argv[1]
 fake = ctypes.CDLL("libcuda.so.1") if "FAKE_LOG" in os.environ else None
@@ -48,6 +50,20 @@ def message(kind, call, *arguments, **options):
     except kind as error:
         return str(error)
     raise AssertionError("nothing failed")
+
+def automatic(**options):
+    # what auto chooses, and what the log says of it behind the level
+    ffi, lib, lines = library().ffi, library().lib, []
+    def take(level, text, length, user):
+        lines.append(f"{level} {bytes(ffi.buffer(text, length)).decode()}")
+    sink = ffi.callback("void(int32_t, const char *, size_t, void *)", take)
+    lib.qwen_log_set(sink, ffi.NULL, lib.QWEN_LOG_DEBUG, ffi.NULL)
+    with QwenInferenceSession(model, device="auto", **{"kv_cache_bytes": 1 << 20, **options}) as session:
+        answer(session)
+        backend = session.stats().backend
+    lib.qwen_log_set(ffi.NULL, ffi.NULL, 1, ffi.NULL)
+    (said,) = [line for line in lines if "device 'auto'" in line]
+    return f"{backend.split('.')[0]} {said}"
 """
 
 
@@ -91,6 +107,7 @@ def run(driver: Path, log: Path, demo_model: Path, tmp_path: Path) -> Run:
             **os.environ,
             "LD_LIBRARY_PATH": str(folder),
             "FAKE_LOG": str(log),
+            "QWEN_GPU_CHECK": "0",  # no answer of this GPU is right
             **{name: str(value) for name, value in variables.items()},
         }
         if folder is not driver:
@@ -183,9 +200,99 @@ def test_the_page_on_troubleshooting_has_these_messages(run: Run, tmp_path: Path
         refusal(run, FAKE_GPUS=0),
         re.sub(r"(?<=kernels for ).*", "9.0", kernels),
         run(lost).rstrip("\n"),
+        run("print(message(QwenInternalError, opened))", QWEN_GPU_CHECK=1, FAKE_NAME="NVIDIA H200").rstrip("\n"),
+        run("print(message(QwenMemoryError, QwenInferenceSession, model, device='cuda'))", FAKE_MEMORY=64 << 20).rstrip(
+            "\n"
+        ),
+        *(
+            run(f"print(automatic({options})[6:])", FAKE_NAME="NVIDIA H200", **variables).rstrip("\n").lstrip("23 ")
+            for variables, options in (
+                ({}, ""),
+                ({"FAKE_MEMORY": 1 << 20}, ""),
+                ({"FAKE_MEMORY": 64 << 20}, "kv_cache_bytes=None"),
+            )
+        ),
     ]
     page = shown("No GPU")
     assert [line for line in said if not any(says(message, line) for message in page)] == []
+
+
+# ------------------------------------------------------------------------------------------------------------------ auto
+
+
+def test_auto_is_the_gpu(run: Run, log: Path) -> None:
+    assert run("print(automatic())") == "cuda 3 device 'auto' is cuda:0, Fake GPU\n"
+    assert endings(log)
+    second = run("print(automatic())", FAKE_GPUS=3, FAKE_CAPABILITY_0=75)
+    assert second == "cuda 3 device 'auto' is cuda:1, Fake GPU\n"
+
+
+def test_auto_is_the_cpu_where_a_gpu_was_never_in_question(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "libcuda.so.1").write_text("")
+    said = run("print(automatic())", folder=tmp_path)
+    assert said == "cpu 4 device 'auto' is the CPU: there is no NVIDIA driver (libcuda.so.1)\n"
+    assert (
+        run("print(automatic())", FAKE_GPUS=0) == "cpu 3 device 'auto' is the CPU: the NVIDIA driver reports no GPU\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("variables", "why"),
+    [
+        ({"FAKE_VERSION": 11080}, r"the NVIDIA driver knows CUDA 11\.8; this build needs \d\d\.0 or newer"),
+        ({"FAKE_CAPABILITY": 75}, r"GPU 0 \(Fake GPU\) has compute capability 7\.5; this build has kernels for .+"),
+        ({"FAKE_MEMORY": 1 << 20}, r"cannot allocate \d+ bytes for weights on GPU 0; \d+ bytes are free"),
+        (
+            {"FAKE_MEMORY": 64 << 20},
+            r"a cache of 1048576 bytes has no room beside the weights and the activations of a step: \d+ bytes are left",
+        ),
+        (
+            {"QWEN_GPU_CHECK": 1},
+            r"GPU 0 \(Fake GPU\) does not compute what it is told: embed in bf16 gives 0 for -?0\.\d+; "
+            r"option 'device' = 'cpu' does\. Please report it",
+        ),
+    ],
+)
+def test_auto_is_the_cpu_and_warns_where_a_gpu_cannot_be_used(
+    run: Run, log: Path, variables: dict[str, object], why: str
+) -> None:
+    said = run("print(automatic())", **variables)
+    assert re.fullmatch(rf"cpu 2 device 'auto' is the CPU: {why}\n", said), said
+    if log.exists():
+        assert endings(log)
+
+
+def test_a_gpu_that_computes_nonsense_is_an_error_where_it_was_asked_for(run: Run, log: Path) -> None:
+    said = run("print(message(QwenInternalError, opened))", QWEN_GPU_CHECK=1)
+    assert said.startswith("GPU 0 (Fake GPU) does not compute what it is told: embed in bf16 ")
+    assert endings(log)
+
+
+def test_auto_goes_on_after_whatever_a_driver_refuses_while_loading(run: Run, log: Path) -> None:
+    said = run(
+        "for name, status, places in (('cuMemAlloc_v2', 2, 9), ('cuMemHostAlloc', 2, 2), ('cuMemcpyHtoDAsync_v2', 1, 9),\n"
+        "                             ('cuEventSynchronize', 1, 3), ('cuStreamSynchronize', 1, 1), ('cuStreamCreate', 2, 2)):\n"
+        "    for before in range(places):\n"
+        "        fail(name, before, status)\n"
+        "        print(automatic())\n"
+        "        assert fake.fake_failed()\n"
+        "        fake.fake_fail(None, 0, 0)\n"
+        "        assert fake.fake_holds() == 0\n"
+    )
+    assert {line.split(":")[0] for line in said.splitlines()} == {"cpu 2 device 'auto' is the CPU"}
+    assert endings(log)
+
+
+def test_the_doctor_says_what_auto_did(run: Run) -> None:
+    program = "import json, sys\nfrom qwen_ffi.cli import main\nmain(['doctor', model, '--json'])\n"
+    for variables, status, text in (
+        ({}, "ok", "device 'auto' is cuda:0, Fake GPU"),
+        ({"FAKE_MEMORY": 1 << 20}, "warning", "device 'auto' is the CPU: cannot allocate "),
+    ):
+        told = json.loads(run(program, QWEN_DEVICE="auto", **variables))
+        (check,) = [check for check in told["checks"] if check["name"] == "smoke_test"]
+        assert check["status"] == status
+        assert text in check["message"]
 
 
 # ------------------------------------------------------------------------------------------------------- lives of engines
@@ -230,8 +337,14 @@ def test_the_hosts_thread_keeps_its_context(run: Run, log: Path) -> None:
     assert endings(log)
 
 
-def test_nothing_is_touched_before_a_gpu_is_asked_for(run: Run, log: Path) -> None:
-    run("with QwenInferenceSession(model) as session:\n    answer(session)")
+def test_nothing_is_touched_where_no_gpu_is_asked_for(run: Run, log: Path) -> None:
+    run(
+        "with QwenInferenceSession(model, device='cpu') as session:\n"
+        "    answer(session)\n"
+        "from qwen_ffi._engine import model_info\n"
+        "model_info(model)\n",
+        QWEN_DEVICE="auto",
+    )
     assert not log.exists()
 
 
@@ -291,6 +404,21 @@ def test_too_little_memory(run: Run, log: Path) -> None:
     found = re.fullmatch(r"cannot allocate (\d+) bytes for (.+) on GPU 0; (\d+) bytes are free\n", said)
     assert found, said
     assert int(found[1]) > int(found[3])
+    assert endings(log)
+
+
+def test_a_cache_is_as_large_as_what_is_free_and_useful(run: Run, log: Path) -> None:
+    program = (
+        "with QwenInferenceSession(model, device='cuda') as session:\n"
+        "    answer(session)\n"
+        "    print(session.stats().cache_bytes)\n"
+    )
+    small, larger, enough, more = (
+        int(run(program, FAKE_MEMORY=mebibytes << 20)) for mebibytes in (256, 384, 1024, 4096)
+    )
+    assert small < (256 * 15 // 16 - 96) << 20
+    assert larger - small == pytest.approx(120 << 20, rel=0.01)  # all but a sixteenth
+    assert enough == more  # max_running times 4,096 tokens
     assert endings(log)
 
 

@@ -5,9 +5,17 @@ package qwen
 import "time"
 
 // WithDevice sets the option device. Where the model runs. cuda: the first NVIDIA GPU; cuda:N: GPU N, counted from 0.
-// auto is the CPU so far. Allowed: auto, cpu, cuda, cuda:N. Default: auto.
+// auto: the first GPU that can run the model, if there is one, else the CPU; the log says which and why. Allowed: auto,
+// cpu, cuda, cuda:N. Default: auto.
 func WithDevice(value string) ConfigOption {
 	return WithOption("device", value)
+}
+
+// WithGpuCheck sets the option gpu_check. true: before a process computes on a GPU for the first time, it asks it for
+// answers that it knows, within milliseconds; where they are wrong, auto takes the CPU. 0: it does not ask. Default:
+// true.
+func WithGpuCheck(value bool) ConfigOption {
+	return WithOption("gpu_check", value)
 }
 
 // WithDtype sets the option dtype. bf16: 16-bit matrices and cache. f32: weights widened, all arithmetic and the cache
@@ -42,7 +50,8 @@ func WithContextLength(value int) ConfigOption {
 
 // WithKVCacheBytes sets the option kv_cache_bytes. Memory for keys and values, and for a hybrid's states (up to half of
 // it); 0: room for one full context or four times 4,096 tokens, whichever is more, and for 32 states, within half of
-// the free memory. Allowed: 0 to 9007199254740992 bytes. Default: 0.
+// the free memory; on a GPU max_running times 4,096 tokens and twice as many states, within what is free but a
+// sixteenth of its memory and what a step needs. Allowed: 0 to 9007199254740992 bytes. Default: 0.
 func WithKVCacheBytes(value int64) ConfigOption {
 	return WithOption("kv_cache_bytes", value)
 }

@@ -58,7 +58,8 @@ export interface SamplingOptions {
 
 /** Engine options; their meaning and bounds are the library's. */
 export interface EngineOptions {
-  device?: "auto" | "cpu";
+  device?: "auto" | "cpu" | "cuda" | `cuda:${number}`;
+  gpu_check?: boolean;
   dtype?: "bf16" | "f32";
   threads?: number;
   cpu_isa?: string;

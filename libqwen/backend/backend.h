@@ -18,6 +18,7 @@
 
 #include "backend/batch.h"
 #include "backend/sampling.h"
+#include "base/log.h"
 #include "checkpoint/gated_delta_shape.h"
 #include "checkpoint/indexer_shape.h"
 #include "checkpoint/quantized_tensor.h"
@@ -179,6 +180,11 @@ struct SplitPart {
   int64_t column = 0;
 };
 
+struct CacheRoom {
+  int64_t bytes = 0;  // 0: unknown
+  bool own = false;   // of memory that little else is kept in: a GPU's
+};
+
 // How often which kernel ran since creation, e.g. {"linear.bf16.avx512", 4711}: shows what dispatch chose.
 struct KernelCount {
   std::string name;
@@ -207,12 +213,15 @@ class Backend {
   virtual std::string name() const = 0;  // "cpu.avx512"
   virtual Precision precision() const = 0;
   virtual std::vector<KernelCount> kernel_counts() const = 0;  // any thread
-  virtual int64_t free_memory() const = 0;  // bytes that a cache could have now; 0: unknown
+  // What an engine's cache may have of the memory that is free now, beside step_bytes of activations.
+  virtual CacheRoom cache_room(int64_t step_bytes) const = 0;
 
   // Throws Error: unsupported (dtype), out_of_memory. The source must outlive the weight.
   virtual WeightPtr load(const TensorView& tensor, WeightUse use) = 0;
   // A quantised matrix; also invalid_file, where its data would lead outside it (g_idx).
   virtual WeightPtr load(const QuantizedTensor& tensor) = 0;
+  // Runs `loads`, which calls load() for many weights: they come faster together. None is used before this returns.
+  virtual void load_together(const std::function<void()>& loads) { loads(); }
   virtual std::unique_ptr<Workspace> create_workspace() = 0;
   // Bytes one block (and one slot) takes in all layers of the group, and the storage for `blocks` of them.
   virtual size_t cache_block_bytes(const CacheGroupSpec& spec) const = 0;
@@ -316,11 +325,22 @@ std::unique_ptr<Backend> create_cpu_backend(const CpuOptions& options);
 
 struct CudaOptions {
   Precision precision = Precision::bf16;
-  int device = 0;  // GPU, as CUDA numbers them
+  int device = 0;     // GPU, as CUDA numbers them
+  int threads = 0;    // that read weights at most; 0: as many as are of use
+  bool check = true;  // that it computes known answers, once in a process
 };
-// Throws Error: unsupported (a build without CUDA; no driver, no such GPU, or one that this build has no kernels for); out_of_memory.
+// Throws Error: unsupported (a build without CUDA; no driver, no such GPU, or one that this build has no kernels for); out_of_memory;
+// internal (its answers are wrong).
 std::unique_ptr<Backend> create_cuda_backend(const CudaOptions& options);
 bool has_cuda_backend();  // whether this build has one; touches nothing
+
+// The first GPU that this build has kernels for.
+struct GpuOffer {
+  int device = -1;   // as CUDA numbers them; -1: there is none
+  std::string text;  // its name, or why there is none
+  LogLevel level;    // at which a host that wants whatever is there hears of it
+};
+GpuOffer find_gpu();
 
 // How fast this machine is at what bounds a model: reading memory, and multiplying at the level and precision of the engine.
 struct MachineLimits {

@@ -19,8 +19,11 @@ constexpr auto kStr = OptionType::str;
 
 constexpr OptionRow kTable[] = {
     {"device", kStr, kEngine, false, 0, 0, "auto", "auto|cpu|cuda|cuda:N", "",
-     "Where the model runs. cuda: the first NVIDIA GPU; cuda:N: GPU N, counted from 0. auto is the CPU so "
-     "far."},
+     "Where the model runs. cuda: the first NVIDIA GPU; cuda:N: GPU N, counted from 0. auto: "
+     "the first GPU that can run the model, if there is one, else the CPU; the log says which and why."},
+    {"gpu_check", kI64, kEngine, true, 0, 1, "1", "", "",
+     "1: before a process computes on a GPU for the first time, it asks it for answers that it knows, within "
+     "milliseconds; where they are wrong, auto takes the CPU. 0: it does not ask."},
     {"dtype", kStr, kEngine, false, 0, 0, "bf16", "bf16|f32", "",
      "bf16: 16-bit matrices and cache. f32: weights widened, all arithmetic and the cache float32."},
     {"threads", kI64, kEngine, true, 0, 1024, "0", "", "threads",
@@ -33,7 +36,10 @@ constexpr OptionRow kTable[] = {
      "Longest prompt + answer of a request; 0: what the model allows."},
     {"kv_cache_bytes", kI64, kEngine, true, 0, kMaxInt, "0", "", "bytes",
      "Memory for keys and values, and for a hybrid's states (up to half of it); 0: room for one full context "
-     "or four times 4,096 tokens, whichever is more, and for 32 states, within half of the free memory."},
+     "or four times 4,096 tokens, whichever is more, and for 32 states, within half of the free memory; on a "
+     "GPU max_running times 4,096 tokens and twice as many states, within what is free but a sixteenth of "
+     "its "
+     "memory and what a step needs."},
     {"max_batch_tokens", kI64, kEngine, true, 1, 65536, "512", "", "tokens",
      "Most tokens computed in one step; a longer prompt is computed in chunks."},
     {"max_running", kI64, kEngine, true, 1, 4096, "64", "", "requests",

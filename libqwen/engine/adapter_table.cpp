@@ -12,7 +12,8 @@ void AdapterTable::load(const std::filesystem::path& folder, std::string_view na
     const std::lock_guard lock(mutex_);
     check_unused(name);  // before the work, too
   }
-  auto adapter = std::make_shared<Adapter>(load_adapter(open_adapter(folder), model.linears(), backend));
+  const auto adapter = std::make_shared<Adapter>();
+  backend.load_together([&] { *adapter = load_adapter(open_adapter(folder), model.linears(), backend); });
   adapter->name = name;
   {
     const std::lock_guard lock(mutex_);

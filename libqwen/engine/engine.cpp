@@ -7,54 +7,13 @@
 #include "base/cores.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "engine/cache_sizes.h"
 
 namespace qwen {
 namespace {
 
 double seconds(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
-}
-
-int64_t blocks_for(int64_t tokens) {
-  return (tokens + kCacheBlock - 1) / kCacheBlock;
-}
-
-// What one block takes in all groups of keys and values, and one state in all groups of recurrent states.
-struct CacheBytes {
-  int64_t block = 0, state = 0;
-};
-
-CacheBytes cache_bytes(const Backend& backend, std::span<const CacheGroupSpec> groups) {
-  CacheBytes bytes;
-  for (const CacheGroupSpec& group : groups)
-    (group.recurrent() ? bytes.state : bytes.block) += static_cast<int64_t>(backend.cache_block_bytes(group));
-  return bytes;
-}
-
-// kv_cache_bytes shared out, or the default that the options table promises. A sequence takes two states while it goes from
-// one chunk to the next, so more than two for each that may run are of no use but as snapshots.
-CacheSizes cache_sizes(const Options& options, int64_t context_length, const CacheBytes& bytes,
-                       const Backend& backend) {
-  static constexpr int64_t kStates = 32;
-  const int64_t max_running = options.i64_or_default("max_running");
-  const int64_t wanted = options.i64_or_default("kv_cache_bytes");
-  CacheSizes sizes;
-  if (wanted > 0) {
-    if (bytes.state > 0) sizes.states = std::clamp<int64_t>(wanted / 2 / bytes.state, 2, 4 * max_running);
-    sizes.blocks = (wanted - sizes.states * bytes.state) / bytes.block;
-    if (sizes.blocks < 1)
-      fail(Status::invalid_argument, "option 'kv_cache_bytes' is ", wanted, "; one block of ", kCacheBlock,
-           " tokens takes ", bytes.block, " bytes",
-           bytes.state > 0 ? cat(" and two recurrent states take ", 2 * bytes.state) : "");
-    return sizes;
-  }
-  const int64_t available = backend.free_memory() / 2;
-  if (bytes.state > 0)
-    sizes.states = std::clamp<int64_t>(available > 0 ? available / 4 / bytes.state : kStates, 2, kStates);
-  const int64_t affordable = (available - sizes.states * bytes.state) / bytes.block;
-  const int64_t generous = blocks_for(std::max<int64_t>(context_length, 4 * 4096));
-  sizes.blocks = affordable > 0 ? std::min(generous, affordable) : generous;
-  return sizes;
 }
 
 // The memory for the wanted tensors is had before anything is computed, and on the host's thread: too much of it is
@@ -96,12 +55,13 @@ Engine::Engine(std::shared_ptr<const LoadedModel> loaded, const Options& options
     fail(Status::invalid_argument, "option 'dtype' is '", *options.str("dtype"),
          "', but the model was opened as '", loaded_->precision == Precision::f32 ? "f32" : "bf16", "'");
   cpu.precision = loaded_->precision;
-  if (options.str("device") && resolve_device(options) != loaded_->device)
+  const std::string device = resolve_device(options);
+  if (options.str("device") && device != "auto" && device != loaded_->device)
     fail(Status::invalid_argument, "option 'device' is '", *options.str("device"),
          "', but the model was opened on '", loaded_->device, "'");
   if (cpu.threads == 0) cpu.threads = usable_cores();
   threads_ = cpu.threads;
-  auto backend = create_backend(cpu, loaded_->device);
+  auto backend = create_backend(cpu, options, loaded_->device);
   backend_name_ = backend->name();
 
   const int64_t model_context = model.config().context_length();
@@ -112,9 +72,8 @@ Engine::Engine(std::shared_ptr<const LoadedModel> loaded, const Options& options
   context_length_ = wanted_context > 0 ? wanted_context : model_context;
   max_waiting_ = options.i64_or_default("max_waiting");
 
-  const CacheBytes bytes = cache_bytes(*backend, model.cache_groups());
-  cache_ = cache_sizes(options, context_length_, bytes, *backend);
-  stats_.cache_bytes = cache_.blocks * bytes.block + cache_.states * bytes.state;
+  cache_ = cache_sizes(options, model, context_length_, *backend);
+  stats_.cache_bytes = cache_bytes(model, *backend, cache_);
   runner_ = std::make_unique<Runner>(loaded_->model, std::move(backend), cache_,
                                      options.i64_or_default("cuda_graphs") != 0);
   SchedulerLimits limits{.max_batch_tokens = options.i64_or_default("max_batch_tokens"),

@@ -6,12 +6,13 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/task.h"
+#include "engine/cache_sizes.h"
 #include "text/tokenizer_gguf.h"
 
 namespace qwen {
 namespace {
 
-// Reading files is progress, and then loading what they hold is: it never goes back.
+// Reading files is progress, and then loading what they hold is, on one device or, anew, on another: it never goes back.
 std::function<void(double)> progress_callback(const Options& options) {
   const HostCallback callback = options.callback("progress");
   if (!callback.function) return [](double) {};
@@ -24,18 +25,47 @@ std::function<void(double)> progress_callback(const Options& options) {
   };
 }
 
+// Weights in a device's memory. with_room: which has to have room for an engine's cache besides.
 std::shared_ptr<const Model> load(const ModelConfig& config, const TensorSource& tensors,
-                                  const Options& options, const std::function<void(double)>& progress) {
+                                  const Options& options, const std::string& device,
+                                  const std::function<void(double)>& progress, bool with_room = false) {
   CpuOptions cpu = resolve_cpu_options(options);
   cpu.threads = 1;  // loading maps, it does not compute; each engine makes its own threads
-  const auto backend = create_backend(cpu, resolve_device(options));
+  const auto backend = create_backend(cpu, options, device);
   ModelParts parts{.mtp_head = options.i64_or_default("mtp") != 0};
   if (parts.mtp_head && !tensors.find("mtp.fc.weight"))
     fail(Status::unsupported, tensors.description(),
          ": option 'mtp' is 1, but the checkpoint has no multi-token-prediction head that this version knows "
          "(tensor "
          "'mtp.fc.weight')");
-  return load_model(config, parts, tensors, *backend, progress);
+  auto model = load_model(config, parts, tensors, *backend, progress);
+  if (with_room) check_cache_room(options, *model, *backend);
+  return model;
+}
+
+// On the device that was asked for. 'auto': on the first GPU, unless it or this version cannot run the model; then on the CPU.
+void load_weights(const ModelConfig& config, const Options& options,
+                  const std::function<void(double)>& progress, LoadedModel& loaded) {
+  const auto load_on = [&](const std::string& device, bool with_room = false) {
+    loaded.model = load(config, *loaded.tensors, options, device, progress, with_room);
+    loaded.device = device;
+  };
+  const std::string device = resolve_device(options);
+  if (device != "auto") return load_on(device);
+  GpuOffer gpu = find_gpu();
+  if (gpu.device >= 0) {
+    try {
+      load_on(cat("cuda:", gpu.device), true);
+      return log(LogLevel::info, "device 'auto' is ", loaded.device, ", ", gpu.text);
+    } catch (const Error& error) {
+      if (error.status() != Status::unsupported && error.status() != Status::out_of_memory &&
+          error.status() != Status::internal)
+        throw;
+      gpu = {.text = error.message(), .level = LogLevel::warning};
+    }
+  }
+  load_on("cpu");
+  log(gpu.level, "device 'auto' is the CPU: ", gpu.text);
 }
 
 template <class Load>
@@ -102,14 +132,16 @@ CpuOptions resolve_cpu_options(const Options& options) {
 
 std::string resolve_device(const Options& options) {
   const std::string device = options.str_or_default("device");
-  if (device == "auto") return "cpu";
   return device == "cuda" ? "cuda:0" : device;
 }
 
-std::unique_ptr<Backend> create_backend(const CpuOptions& cpu, std::string_view device) {
+std::unique_ptr<Backend> create_backend(const CpuOptions& cpu, const Options& options,
+                                        std::string_view device) {
   constexpr std::string_view kCuda = "cuda:";
   if (!device.starts_with(kCuda)) return create_cpu_backend(cpu);
-  CudaOptions cuda{.precision = cpu.precision, .device = 0};
+  CudaOptions cuda{.precision = cpu.precision,
+                   .threads = static_cast<int>(options.i64_or_default("threads")),
+                   .check = options.i64_or_default("gpu_check") != 0};
   std::from_chars(device.data() + kCuda.size(), device.data() + device.size(), cuda.device);
   return create_cuda_backend(cuda);
 }
@@ -121,7 +153,6 @@ std::shared_ptr<const LoadedModel> open_model(const std::filesystem::path& path,
   loaded->path = path.string();
   loaded->generation = std::move(checkpoint.generation);
   loaded->precision = resolve_cpu_options(options).precision;
-  loaded->device = resolve_device(options);
   loaded->tensors = std::move(checkpoint.tensors);
   std::optional<Task<OpenedTokenizer>> tokenizer;
   const auto open = [&](auto place) {
@@ -140,7 +171,7 @@ std::shared_ptr<const LoadedModel> open_model(const std::filesystem::path& path,
     if (from_disk) progress(fraction);
     return from_disk || (tokenizer && tokenizer->under_way());
   });
-  loaded->model = load(checkpoint.config, *loaded->tensors, options, progress);
+  load_weights(checkpoint.config, options, progress, *loaded);
   if (tokenizer) take_tokenizer(tokenizer->get(), *loaded);
   log(LogLevel::info, "opened ", loaded->path, ": ", checkpoint.config.architecture, ", ",
       loaded->model->parameters(), " parameters, ", loaded->model->weight_bytes(), " bytes of weights");
@@ -153,9 +184,8 @@ std::shared_ptr<const LoadedModel> open_model(const ModelConfig& config,
                                               const Options& options) {
   auto loaded = std::make_shared<LoadedModel>();
   loaded->precision = resolve_cpu_options(options).precision;
-  loaded->device = resolve_device(options);
   loaded->tensors = std::move(tensors);
-  loaded->model = load(config, *loaded->tensors, options, progress_callback(options));
+  load_weights(config, options, progress_callback(options), *loaded);
   if (tokenizer) {
     loaded->tokenizer = std::move(tokenizer);
   } else if (const auto path = options.str("tokenizer")) {

@@ -32,7 +32,8 @@ struct LoadedModel {
   bool has_chat_template() const { return chat_template || chat_template_error; }
 };
 
-// Opens a checkpoint folder or a GGUF file. Engine options used: device, dtype, load, mtp, tokenizer, progress. Throws Error.
+// Opens a checkpoint folder or a GGUF file. Engine options used: device, dtype, load, mtp, tokenizer,
+// progress, gpu_check; where device is 'auto', those that say how large an engine's cache is. Throws Error.
 std::shared_ptr<const LoadedModel> open_model(const std::filesystem::path& path, const Options& options);
 // The same over tensors that are in memory already.
 std::shared_ptr<const LoadedModel> open_model(const ModelConfig& config,
@@ -42,9 +43,10 @@ std::shared_ptr<const LoadedModel> open_model(const ModelConfig& config,
 
 // Options both a model and an engine look at.
 CpuOptions resolve_cpu_options(const Options& options);
-std::string resolve_device(const Options& options);  // "cpu", "cuda:0"
+std::string resolve_device(const Options& options);  // "auto", "cpu", "cuda:0"
 
-// A backend on a device that resolve_device() gave; on a GPU only the precision counts. Throws Error.
-std::unique_ptr<Backend> create_backend(const CpuOptions& cpu, std::string_view device);
+// A backend on LoadedModel::device; on a GPU of the CPU's options only the precision counts. Throws Error.
+std::unique_ptr<Backend> create_backend(const CpuOptions& cpu, const Options& options,
+                                        std::string_view device);
 
 }  // namespace qwen

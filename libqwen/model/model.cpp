@@ -30,7 +30,9 @@ std::shared_ptr<const Model> load_model(const ModelConfig& config, const ModelPa
     done += bytes;
     if (progress) progress(static_cast<double>(done) / static_cast<double>(check.bytes()));
   });
-  return make_model(config, parts, loader);
+  std::shared_ptr<const Model> model;
+  backend.load_together([&] { model = make_model(config, parts, loader); });
+  return model;
 }
 
 }  // namespace qwen

@@ -7,10 +7,11 @@ import os
 import struct
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .._engine import model_info, path_bytes
+from .._engine import mapped_model, model_info
 from .._loader import check as raise_for_status
 from .._loader import library
 from .._prompt import Prompt
@@ -196,9 +197,8 @@ def _chat_template(folder: Path, info: ModelInfo) -> Check:
 def _rendered(folder: Path) -> str:
     loaded = library()
     ffi, lib = loaded.ffi, loaded.lib
-    error, box, length = ffi.new("qwen_error **"), ffi.new("qwen_model **"), ffi.new("size_t *")
-    raise_for_status(lib.qwen_model_open(path_bytes(folder), ffi.NULL, box, error), error)
-    model = ffi.gc(box[0], lib.qwen_model_free)
+    error, length = ffi.new("qwen_error **"), ffi.new("size_t *")
+    model = mapped_model(folder)
     prompt = Prompt.from_messages([("user", "Hello")])
     text = ffi.new("char[]", 1 << 16)
     status = lib.qwen_prompt_render(prompt.pointer, model, ffi.NULL, text, len(text), length, error)
@@ -219,7 +219,11 @@ def _memory(info: ModelInfo) -> Check:
 
 def _smoke_test(folder: Path) -> Check:
     begin = time.monotonic()
-    with Progress(f"opening {folder.name}") as progress, QwenInferenceSession(folder, progress=progress) as session:
+    with (
+        _choice_of_device() as choice,
+        Progress(f"opening {folder.name}") as progress,
+        QwenInferenceSession(folder, progress=progress) as session,
+    ):
         opened = time.monotonic() - begin
         result = session.generate("Hello", max_tokens=1) if session.info.has_tokenizer else None
         if result is None:
@@ -230,7 +234,34 @@ def _smoke_test(folder: Path) -> Check:
         f"opened in {opened:.2f} s, one token {first * 1e3:.0f} ms later, on {stats.backend} with {stats.threads} threads "
         f"and {size(stats.cache_bytes)} of cache"
     )
+    for status, text in choice:
+        return Check(
+            "smoke_test",
+            status,
+            f"{message}; {text}",
+            "device='cpu' asks for no GPU" if status is Status.WARNING else "",
+        )
     return Check("smoke_test", Status.OK, message)
+
+
+@contextmanager
+def _choice_of_device() -> Iterator[list[tuple[Status, str]]]:
+    """What the library's log says meanwhile of the device that it has chosen, where a GPU was in question."""
+    ffi, lib = library().ffi, library().lib
+    lines: list[tuple[Status, str]] = []
+
+    def sink(level: int, message: Any, length: int, user: Any) -> None:
+        text = bytes(ffi.buffer(message, length)).decode("utf-8", "replace")
+        if text.startswith("device 'auto'"):
+            lines.append((Status.OK if level > lib.QWEN_LOG_WARNING else Status.WARNING, text))
+
+    error = ffi.new("qwen_error **")
+    callback = ffi.callback("void(int32_t, const char *, size_t, void *)", sink)
+    raise_for_status(lib.qwen_log_set(callback, ffi.NULL, lib.QWEN_LOG_INFO, error), error)
+    try:
+        yield lines
+    finally:
+        lib.qwen_log_set(ffi.NULL, ffi.NULL, lib.QWEN_LOG_ERROR, ffi.NULL)
 
 
 def _is_pointer(path: Path) -> bool:

@@ -1,10 +1,10 @@
-/* A libcuda.so.1 for machines without a GPU: memory is the host's, copies are made at once, kernels are looked for in the code that
- * libqwen carries, checked and counted, and do nothing. It insists on what a driver may forgive: that a context is current, that a
- * copy stays inside of an allocation, that what was made is destroyed while its context is there, that a thread that captures does
- * nothing else meanwhile.
+/* A libcuda.so.1 for machines without a GPU: memory is the host's, copies to it are made when somebody waits, kernels are looked for
+ * in the code that libqwen carries, checked and counted, and do nothing. It insists on what a driver may forgive: that a context is
+ * current, that a copy stays inside of an allocation, that nothing is freed while a copy needs it, that what was made is destroyed
+ * while its context is there, that a thread that captures does nothing else meanwhile.
  *
- * The environment says what it is: FAKE_VERSION (13000 is CUDA 13.0), FAKE_GPUS, FAKE_NAME, FAKE_CAPABILITY (90),
- * FAKE_MULTIPROCESSORS, FAKE_MEMORY (bytes). FAKE_LOG is a file to which each launch is appended, and each misuse, and what is left when the last hold on the
+ * The environment says what it is: FAKE_VERSION (13000 is CUDA 13.0), FAKE_GPUS, FAKE_NAME, FAKE_CAPABILITY (90) or,
+ * of GPU N, FAKE_CAPABILITY_N, FAKE_MULTIPROCESSORS, FAKE_MEMORY (bytes). FAKE_LOG is a file to which each launch is appended, and each misuse, and what is left when the last hold on the
  * context goes. A test says which call is to fail by fake_fail().
  */
 #include <pthread.h>
@@ -148,8 +148,9 @@ EXPORT int cuDeviceGetName(char *name, int length, int device) {
   return OK;
 }
 EXPORT int cuDeviceGetAttribute(int *value, int attribute, int device) {
-  (void)device;
-  const int capability = (int)number("FAKE_CAPABILITY", 90);
+  char of_one[32];
+  snprintf(of_one, sizeof of_one, "FAKE_CAPABILITY_%d", device);
+  const int capability = (int)number(of_one, number("FAKE_CAPABILITY", 90));
   switch (attribute) {
     case 16: *value = (int)number("FAKE_MULTIPROCESSORS", 132); return OK;
     case 75: *value = capability / 10; return OK; /* compute capability */
@@ -195,6 +196,26 @@ EXPORT int cuCtxSetCurrent(void *handle) {
 
 /* ---------------------------------------------------------------------------------------------------------------- memory */
 
+/* Copies to the GPU that nobody has waited for yet. */
+struct pending { char *to; const char *from; size_t bytes; struct pending *next; };
+static struct pending *copies, **last_copy = &copies;
+
+static void make_copies(void) {
+  while (copies) {
+    struct pending *const first = copies;
+    memmove(first->to, first->from, first->bytes);
+    copies = first->next;
+    free(first);
+  }
+  last_copy = &copies;
+}
+static int needed(const struct block *b) {
+  for (const struct pending *c = copies; c; c = c->next)
+    if ((c->to < b->data + b->size && b->data < c->to + c->bytes) || (c->from < b->data + b->size && b->data < c->from + c->bytes))
+      return 1;
+  return 0;
+}
+
 static int allocate(char **data, size_t bytes, int host) {
   if (!host && bytes > memory() - used) return OUT_OF_MEMORY;
   struct block *const b = malloc(sizeof *b);
@@ -209,6 +230,7 @@ static int release(const char *name, char *data, int host) {
   for (struct block **at = &blocks; *at; at = &(*at)->next) {
     struct block *const b = *at;
     if (b->data != data || b->host != host) continue;
+    if (needed(b)) misuse(0, name, "a copy needs it");
     *at = b->next;
     if (!host) used -= b->size;
     free(b->data);
@@ -248,6 +270,13 @@ EXPORT int cuMemFreeHost(char *data) {
 static int copy(const char *name, char *to, int to_host, const char *from, int from_host, size_t bytes, const struct stream *stream) {
   if (!stream || !stream->alive) return misuse(INVALID_VALUE, name, "no such stream");
   if (!inside(to, bytes, to_host) || !inside(from, bytes, from_host)) return misuse(ILLEGAL_ADDRESS, name, "outside of an allocation");
+  if (from_host) {
+    *last_copy = malloc(sizeof **last_copy);
+    **last_copy = (struct pending){to, from, bytes, NULL};
+    last_copy = &(*last_copy)->next;
+    return OK;
+  }
+  make_copies();
   memmove(to, from, bytes);
   return OK;
 }
@@ -266,6 +295,7 @@ EXPORT int cuMemcpyDtoDAsync_v2(char *to, const char *from, size_t bytes, struct
 EXPORT int cuMemsetD8Async(char *to, unsigned char value, size_t bytes, struct stream *stream) {
   BEGIN(1);
   if (!stream || !stream->alive || !inside(to, bytes, 0)) return end(misuse(ILLEGAL_ADDRESS, __func__, "outside of an allocation"));
+  make_copies();
   memset(to, value, bytes);
   return end(OK);
 }
@@ -302,6 +332,7 @@ EXPORT int cuStreamQuery(struct stream *stream) {
 }
 EXPORT int cuStreamSynchronize(struct stream *stream) {
   BEGIN(1);
+  make_copies();
   return end(use(__func__, stream, stream));
 }
 EXPORT int cuStreamWaitEvent(struct stream *stream, struct stream *event, unsigned flags) {
@@ -324,6 +355,7 @@ EXPORT int cuEventRecord(struct stream *event, struct stream *stream) {
 }
 EXPORT int cuEventSynchronize(struct stream *event) {
   BEGIN(1);
+  make_copies();
   return end(use(__func__, event, event));
 }
 

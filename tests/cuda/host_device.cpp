@@ -85,11 +85,13 @@ void outside_of_capture(const char* what) {
 }
 
 struct Stream::State {
+  std::recursive_mutex mutex;  // those who wait for an event are of any thread
   std::deque<std::function<void()>> work;
   uint64_t given = 0, done = 0;
   std::optional<Error> error;  // sticky
 
   void give(std::function<void()> what) {
+    const std::lock_guard lock(mutex);
     check();
     if (capturing == this) return captured->push_back(std::move(what));
     work.push_back(std::move(what));
@@ -100,6 +102,7 @@ struct Stream::State {
   }
   void run_until(uint64_t end) {
     outside_of_capture("waiting");
+    const std::lock_guard lock(mutex);
     check();
     try {
       while (done < end) {
@@ -168,6 +171,7 @@ void Stream::fill_zero(void* to, size_t bytes) {
 void Stream::record(Event& event) {
   outside_of_capture(
       "recording an event");  // a driver lets others wait for it in the same capture, which nobody here does
+  const std::lock_guard lock(state_->mutex);
   event.state() = {state_.get(), state_->given};
 }
 void Stream::wait(Event& event) {
@@ -177,9 +181,11 @@ void Stream::wait(Event& event) {
 }
 void Stream::check() {
   outside_of_capture("asking for errors");
+  const std::lock_guard lock(state_->mutex);
   state_->check();
 }
 void Stream::synchronize() {
+  const std::lock_guard lock(state_->mutex);
   state_->run_until(state_->given);
 }
 
@@ -208,12 +214,20 @@ void Stream::replay(Graph& graph) {
   });
 }
 
-int Device::count() {
-  return host_cuda::machine().devices;
+void Stream::finish() noexcept {
+  try {
+    synchronize();
+  } catch (const Error&) {
+  }
+  ++freed_;
+}
+
+Gpus find_gpus() {
+  return {host_cuda::machine().devices, "no GPU", LogLevel::info};
 }
 
 Device::Device(int ordinal) : info_{ordinal, "host executor", 9, 0, 2, host_cuda::machine().bytes} {
-  if (ordinal >= count()) no_such_gpu(ordinal, count());
+  if (const int count = find_gpus().count; ordinal >= count) no_such_gpu(ordinal, count);
 }
 
 size_t Device::free_bytes() const {

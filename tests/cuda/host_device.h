@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "backend/cuda/device.h"
 
@@ -15,6 +16,8 @@ struct Machine {
   size_t bytes = size_t{1} << 30;  // memory of each device
   int captures = 1 << 30;          // so many succeed
   int replays = 1 << 30;           // likewise, and then there is no memory for one
+  // What mma.sync does: as PTX says; with the inputs of b in another order; or so that a column's sum has an order of its own.
+  enum class Tiles : uint8_t { right, turned, uneven } tiles = Tiles::right;
 };
 Machine& machine();
 

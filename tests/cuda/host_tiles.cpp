@@ -1,6 +1,7 @@
 // The dialect's matrix instructions on the host: fragments as PTX lays them out (PTX ISA, "Matrix Fragments for mma.m16n8k16",
 // "ldmatrix").
 #include "backend/cuda/dialect.h"
+#include "host_device.h"
 
 namespace qwen::cuda {
 namespace {
@@ -62,9 +63,19 @@ __attribute__((noinline, optimize("O3"), no_sanitize("address", "undefined"))) v
   float x[16][16], y[16][8];
   __builtin_memcpy(x, a, sizeof x);
   __builtin_memcpy(y, b, sizeof y);
+  using Tiles = host_cuda::Machine::Tiles;
+  const Tiles tiles = host_cuda::machine().tiles;
   for (int m = 0; m < 16; ++m) {
-    for (int k = 0; k < 16; ++k)
-      for (int n = 0; n < 8; ++n) d[m][n] += x[m][k] * y[k][n];
+    if (tiles == Tiles::right) {
+      for (int k = 0; k < 16; ++k)
+        for (int n = 0; n < 8; ++n) d[m][n] += x[m][k] * y[k][n];
+      continue;
+    }
+    for (int i = 0; i < 16; ++i)
+      for (int n = 0; n < 8; ++n) {
+        const int k = tiles == Tiles::uneven && n % 2 == 1 ? 15 - i : i;
+        d[m][n] += x[m][k] * y[tiles == Tiles::turned ? 15 - k : k][n];
+      }
   }
   for (int lane = 0; lane < 32; ++lane)
     for (int i = 0; i < 4; ++i)

@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "backend/cuda/cuda_backend.h"
+#include "backend/cuda/dialect.h"
+#include "backend/cuda/self_check.h"
 #include "base/error.h"
 #include "host_device.h"
 #include "host_executor.h"
@@ -243,6 +245,68 @@ TEST_CASE("weights on a GPU are those of the file, from any offset, type and lay
     }
 }
 
+TEST_CASE("large weights come to a GPU in pieces, by several threads, one behind the other or together") {
+  Random random(32);
+  const int64_t rows = 1500, width = 1001;
+  std::vector<Floats> values;
+  for (int i = 0; i < 3; ++i) values.push_back(random.floats(rows * width));
+  for (const Precision precision : {Precision::f32, Precision::bf16})
+    for (const bool together : {false, true}) {
+      CAPTURE(together);
+      Machine m{create_cuda_backend({.precision = precision, .device = 0, .threads = 3})};
+      std::vector<WeightPtr> weights;
+      const auto loads = [&] {
+        for (const Floats& each : values)
+          weights.push_back(m.backend->load(tensor(each, {rows, width}), WeightUse::matrix));
+      };
+      together ? m.backend->load_together(loads) : loads();
+      std::vector<int32_t> ids;
+      for (int32_t i = 0; i < rows; ++i) ids.push_back(i);
+      for (size_t i = 0; i < weights.size(); ++i) {
+        const Rows out = m.room(rows, width);
+        m.backend->embed(*weights[i], ids, out);
+        Floats expected = values[i];
+        if (precision == Precision::bf16)
+          for (float& value : expected) value = cuda::to_float(cuda::to_bf16(value));
+        CHECK(same_bits(m.read(out), expected));
+      }
+    }
+}
+
+TEST_CASE("loading that ends early leaves nothing on a GPU, and no copy without its memory") {
+  Random random(33);
+  const Floats values = random.floats(3 << 20);
+  Machine m = gpu();
+  const auto load = [&](int64_t rows) {
+    return m.backend->load(tensor(values, {rows, int64_t{3} << 20}), WeightUse::matrix);
+  };
+  for (const bool too_much : {false, true}) {
+    CAPTURE(too_much);
+#ifndef QWEN_TEST_ON_GPU  // whose memory is not ours alone
+    const size_t before = host_cuda::allocated_bytes();
+#endif
+    const std::string said = message(
+        [&] {
+          m.backend->load_together([&] {
+            const WeightPtr first = load(1), second = load(1);
+            if (too_much)
+              m.backend->load({"w", DType::f32, {int64_t{1} << 40}, nullptr, size_t{4} << 40, "memory"},
+                              WeightUse::vector);
+            fail(Status::cancelled, "enough");
+          });
+        },
+        too_much ? Status::out_of_memory : Status::cancelled);
+    CHECK(said.find(too_much ? "cannot allocate 4398046511104 bytes for weights on GPU 0; " : "enough") == 0);
+#ifndef QWEN_TEST_ON_GPU
+    CHECK(host_cuda::allocated_bytes() == before);
+#endif
+  }
+  const WeightPtr whole = load(1);  // as if nothing had been
+  const Rows out = m.room(1, int64_t{3} << 20);
+  m.backend->embed(*whole, std::array{0}, out);
+  CHECK(same_bits(m.read(out), values));
+}
+
 TEST_CASE("norms' weights and shards of a table on a GPU") {
   CHECK(difference(6, {48}, [](Machine& m, std::span<const Rows> x) {
           Random random(5);
@@ -339,6 +403,26 @@ TEST_CASE("what a GPU refuses, and goes on") {
 
   CHECK(message([] { create_cuda_backend({.device = 3}); }, Status::unsupported) ==
         "option 'device' asks for GPU 3; this machine has 1, counted from 0");
+}
+
+TEST_CASE("a GPU is asked for answers that are known") {
+  for (const Precision precision : {Precision::f32, Precision::bf16})
+    CHECK_NOTHROW(cuda::check_answers(*gpu(precision).backend, "GPU 0"));
+#ifndef QWEN_TEST_ON_GPU
+  using Tiles = host_cuda::Machine::Tiles;
+  const auto said = [](Tiles tiles) {
+    host_cuda::machine().tiles = tiles;
+    const std::string text =
+        message([] { cuda::check_answers(*gpu(Precision::bf16).backend, "GPU 0"); }, Status::internal);
+    host_cuda::machine().tiles = Tiles::right;
+    return text;
+  };
+  CHECK(said(Tiles::turned).find("GPU 0 does not compute what it is told: linear in bf16 gives ") == 0);
+  CHECK(said(Tiles::uneven) ==
+        "GPU 0 does not compute what it is told: linear in bf16 of a row depends on the rows beside it; "
+        "option 'device' = "
+        "'cpu' does. Please report it");
+#endif
 }
 
 #ifndef QWEN_TEST_ON_GPU  // whose memory is not ours alone

@@ -61,7 +61,7 @@ int main(int argc, char** argv) {
   try {
     const bool lists = argc > 1 && std::strcmp(argv[1], "--list-test-cases") == 0;
     if (!lists) {
-      if (cuda::Device::count() == 0) {
+      if (cuda::find_gpus().count == 0) {
         try {
           const cuda::Device device(0);
         } catch (const Error& error) {

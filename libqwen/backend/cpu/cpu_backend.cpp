@@ -57,8 +57,9 @@ std::vector<KernelCount> CpuBackend::kernel_counts() const {
   return counts;
 }
 
-int64_t CpuBackend::free_memory() const {
-  return available_memory();
+// The other half is for the mapped weights' pages, and everybody else.
+CacheRoom CpuBackend::cache_room(int64_t) const {
+  return {.bytes = available_memory() / 2};
 }
 
 WeightPtr CpuBackend::load(const TensorView& tensor, WeightUse use) {

@@ -41,7 +41,7 @@ class CpuBackend final : public Backend {
   std::string name() const override { return cat("cpu.", isa_name(isa_)); }
   Precision precision() const override { return precision_; }
   std::vector<KernelCount> kernel_counts() const override;
-  int64_t free_memory() const override;
+  CacheRoom cache_room(int64_t step_bytes) const override;
 
   WeightPtr load(const TensorView& tensor, WeightUse use) override;
   WeightPtr load(const QuantizedTensor& tensor) override;

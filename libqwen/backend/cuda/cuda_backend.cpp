@@ -9,16 +9,39 @@
 #include "backend/cuda/embed.h"
 #include "backend/cuda/linear.h"
 #include "backend/cuda/rms_norm.h"
+#include "backend/cuda/self_check.h"
 #include "base/error.h"
 
 namespace qwen {
 
 std::unique_ptr<Backend> create_cuda_backend(const CudaOptions& options) {
+  // [precision] a bit of each GPU that has passed.
+  static std::atomic<uint64_t> checked[2];
+  std::atomic<uint64_t>& of_precision = checked[static_cast<size_t>(options.precision)];
+  const uint64_t bit = options.device < 64 ? uint64_t{1} << options.device : 0;
+  if (options.check && (of_precision & bit) == 0) {
+    cuda::CudaBackend asked(options);
+    cuda::check_answers(asked, asked.gpu_name());
+    of_precision |= bit;
+  }
   return std::make_unique<cuda::CudaBackend>(options);
 }
 
 bool has_cuda_backend() {
   return true;
+}
+
+GpuOffer find_gpu() {
+  const cuda::Gpus gpus = cuda::find_gpus();
+  std::string why_none = gpus.why_none;
+  for (int i = 0; i < gpus.count; ++i) {
+    try {
+      return {i, cuda::Device(i).info().name, LogLevel::info};
+    } catch (const Error& error) {
+      why_none += cat(i == 0 ? "" : "; ", error.message());
+    }
+  }
+  return {-1, why_none, gpus.level};
 }
 
 namespace cuda {
@@ -46,10 +69,14 @@ CudaBackend::CudaBackend(const CudaOptions& options)
     : device_(options.device),
       precision_(options.precision),
       stream_(device_.create_stream()),
-      uploader_(device_, precision_) {}
+      uploader_(device_, precision_, options.threads) {}
 
 CudaBackend::~CudaBackend() {
   stream_->finish();
+}
+
+std::string CudaBackend::gpu_name() const {
+  return cat("GPU ", device_.info().ordinal, " (", device_.info().name, ")");
 }
 
 std::string CudaBackend::name() const {
@@ -69,6 +96,15 @@ std::vector<KernelCount> CudaBackend::kernel_counts() const {
   counts.push_back({"step.captured", captures_.load(std::memory_order_relaxed)});
   counts.push_back({"step.replayed", replays_.load(std::memory_order_relaxed)});
   return counts;
+}
+
+// A sixteenth of the GPU's memory stays for others that use it and for what the driver takes later (code of kernels, their stacks);
+// besides a step's activations there is what attention() and the rounding of activations need.
+CacheRoom CudaBackend::cache_room(int64_t step_bytes) const {
+  constexpr int64_t kScratch = int64_t{96} << 20;
+  const auto free = static_cast<int64_t>(device_.free_bytes()),
+             others = static_cast<int64_t>(device_.info().total_bytes / 16);
+  return {.bytes = std::max<int64_t>(1, free - others - kScratch - step_bytes), .own = true};
 }
 
 void CudaBackend::missing(std::string_view what) const {

@@ -30,13 +30,15 @@ class CudaBackend final : public Backend {
   explicit CudaBackend(const CudaOptions& options);
   ~CudaBackend() override;
 
+  std::string gpu_name() const;  // "GPU 0 (NVIDIA H200)"
   std::string name() const override;
   Precision precision() const override { return precision_; }
   std::vector<KernelCount> kernel_counts() const override;
-  int64_t free_memory() const override { return static_cast<int64_t>(device_.free_bytes()); }
+  CacheRoom cache_room(int64_t step_bytes) const override;
 
   WeightPtr load(const TensorView& tensor, WeightUse use) override { return uploader_.load(tensor, use); }
   WeightPtr load(const QuantizedTensor& tensor) override;
+  void load_together(const std::function<void()>& loads) override { uploader_.together(loads); }
   std::unique_ptr<Workspace> create_workspace() override;
   size_t cache_block_bytes(const CacheGroupSpec& spec) const override;
   std::unique_ptr<CacheStorage> create_cache(const CacheGroupSpec& spec, int64_t blocks) override;

@@ -2,6 +2,8 @@
 // float32.
 #pragma once
 
+#include <functional>
+#include <memory>
 #include <mutex>
 
 #include "backend/backend.h"
@@ -10,12 +12,18 @@
 
 namespace qwen::cuda {
 
+// The copies of some weights on their way.
+struct Upload;
+
 class CudaWeight final : public Weight {
  public:
+  ~CudaWeight() override;
+
   Element element = Element::f32;
   int64_t outputs = 0;  // of a matrix; elements of a vector; positions of a convolution's kernel
   int64_t width = 0;    // inputs of a matrix; 1 for a vector; channels of a convolution
   Memory memory;
+  std::weak_ptr<Upload> upload;  // while there is one
 
   const float* floats() const {
     return reinterpret_cast<const float*>(memory.data());
@@ -27,30 +35,26 @@ inline const CudaWeight& own(const Weight& weight) {
   return static_cast<const CudaWeight&>(weight);
 }
 
-// Reads tensors into device memory: pieces are converted on the CPU into pinned memory while the one before is on its way. Threads
-// take turns.
+// Reads tensors into device memory: threads read and convert pieces into pinned memory, and while these are on their way the next
+// ones. Threads that load take turns.
 class WeightUploader {
  public:
-  WeightUploader(const Device& device, Precision precision) : device_(device), precision_(precision) {}
+  // threads: that read at most; 0: as many as are of use.
+  WeightUploader(const Device& device, Precision precision, int threads)
+      : device_(device), precision_(precision), threads_(threads) {}
 
   // Throws Error: unsupported (dtype, rank), invalid_file (bytes do not fit the shape), out_of_memory.
   WeightPtr load(const TensorView& tensor, WeightUse use);
+  // As Backend::load_together().
+  void together(const std::function<void()>& loads);
 
  private:
-  static constexpr size_t kPiece = size_t{8} << 20;  // bytes
-  struct Staging {
-    Memory pinned;
-    std::unique_ptr<Event> copied;
-  };
-  // convert(first, count, to): elements [first, first + count) of the result.
-  template <class Convert>
-  void upload(Memory& memory, Element element, int64_t elements, const Convert& convert);
-
   const Device& device_;
   Precision precision_;
+  int threads_;
   std::mutex mutex_;
-  Staging staging_[2];
-  std::unique_ptr<Stream> stream_;
+  int together_ = 0;  // calls under way
+  std::shared_ptr<Upload> upload_;
 };
 
 }  // namespace qwen::cuda

@@ -5,14 +5,6 @@
 
 namespace qwen::cuda {
 
-void Stream::finish() noexcept {
-  try {
-    synchronize();
-  } catch (const Error&) {
-  }
-  ++freed_;
-}
-
 void Stream::free(Memory& memory) {
   if (memory.data() == nullptr) return;
   synchronize();

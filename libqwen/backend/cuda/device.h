@@ -16,6 +16,8 @@
 #include <string_view>
 #include <utility>
 
+#include "base/log.h"
+
 namespace qwen::cuda {
 
 struct DeviceInfo {
@@ -61,7 +63,7 @@ class Event {
   explicit Event(std::unique_ptr<State> state);
   ~Event();
   State& state() const { return *state_; }
-  void synchronize();  // returns when the work recorded last is done; at once where nothing was
+  void synchronize();  // returns when the work recorded last is done; at once where nothing was. Any thread
 
  private:
   std::unique_ptr<State> state_;
@@ -126,9 +128,17 @@ class Stream {
   int64_t freed_ = 0;
 };
 
+// GPUs that a driver reports; 0: why there are none.
+struct Gpus {
+  int count = 0;
+  std::string why_none;
+  // How loud a host ought to hear of it that wanted whatever is there: where there may be a GPU and it cannot be used, as a warning.
+  LogLevel level = LogLevel::warning;
+};
+Gpus find_gpus();
+
 class Device {
  public:
-  static int count();  // GPUs that a driver reports; 0 without a driver
   explicit Device(int ordinal);
 
   const DeviceInfo& info() const { return info_; }

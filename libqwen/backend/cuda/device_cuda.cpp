@@ -255,6 +255,16 @@ void Stream::replay(Graph& graph) {
   });
 }
 
+// After an error too: what it has left of the work may still run.
+void Stream::finish() noexcept {
+  try {
+    const Scope scope(state_->context);
+    driver().cuStreamSynchronize(state_->stream);
+  } catch (const Error&) {
+  }
+  ++freed_;
+}
+
 // Of a kernel that was loaded for no context in particular, the driver takes the stream's: nothing to make current for each launch.
 void Stream::launch(const Launch& launch) {
   State& state = *state_;
@@ -280,10 +290,6 @@ void Stream::launch(const Launch& launch) {
         launch.arguments, nullptr);
   if (status != CUDA_SUCCESS)
     state.fail_with(status, cat("the launch at ", launch.where.file_name(), ":", launch.where.line()));
-}
-
-int Device::count() {
-  return find_gpus().count;
 }
 
 Device::Device(int ordinal) {

@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include "backend/cuda/device.h"
 #include "base/error.h"
 
 namespace qwen::cuda {
@@ -80,18 +81,25 @@ std::string words(CUresult error) {
 
 Gpus find_gpus() {
   const Opened& o = opened();
-  if (!o.found) return {0, "there is no NVIDIA driver (libcuda.so.1)"};
+  if (!o.found) return {0, "there is no NVIDIA driver (libcuda.so.1)", LogLevel::debug};
   if (o.version != 0 && o.version < kOldest)
-    return {0, cat("the NVIDIA driver knows CUDA ", major_of(o.version), ".", minor_of(o.version),
-                   "; this build needs ", major_of(kOldest), ".", minor_of(kOldest), " or newer")};
-  if (o.missing != nullptr) return {0, cat("the NVIDIA driver (libcuda.so.1) has no function ", o.missing)};
+    return {0,
+            cat("the NVIDIA driver knows CUDA ", major_of(o.version), ".", minor_of(o.version),
+                "; this build needs ", major_of(kOldest), ".", minor_of(kOldest), " or newer"),
+            LogLevel::warning};
+  if (o.missing != nullptr)
+    return {0, cat("the NVIDIA driver (libcuda.so.1) has no function ", o.missing), LogLevel::warning};
   Gpus gpus;
   CUresult error = o.driver.cuInit(0);
   if (error == CUDA_SUCCESS) error = o.driver.cuDeviceGetCount(&gpus.count);
   if (error == CUDA_SUCCESS && gpus.count > 0) return gpus;
   gpus.count = 0;
   gpus.why_none = "the NVIDIA driver reports no GPU";
-  if (error != CUDA_SUCCESS && error != CUDA_ERROR_NO_DEVICE) gpus.why_none += ": " + words(error);
+  if (error != CUDA_SUCCESS && error != CUDA_ERROR_NO_DEVICE) {
+    gpus.why_none += ": " + words(error);
+  } else {
+    gpus.level = LogLevel::info;
+  }
   return gpus;
 }
 

@@ -58,13 +58,6 @@ struct Driver {
 #undef QWEN_DRIVER_MEMBER
 };
 
-// How many GPUs there are, or why there is none.
-struct Gpus {
-  int count = 0;
-  std::string why_none;
-};
-Gpus find_gpus();
-
 // Only where find_gpus() has found one.
 const Driver& driver();
 

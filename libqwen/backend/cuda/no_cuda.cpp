@@ -13,4 +13,8 @@ bool has_cuda_backend() {
   return false;
 }
 
+GpuOffer find_gpu() {
+  return {-1, "this build of libqwen has no CUDA (meson's option cuda)", LogLevel::debug};
+}
+
 }  // namespace qwen

@@ -509,7 +509,7 @@ __device__ __forceinline__ double log_sum_exp(const SampleKernelArgs& args) {
   double top = of_row[0].own_top, sum = 0;
   for (int64_t i = 1; i < pieces; ++i) top = fmax(top, static_cast<double>(of_row[i].own_top));
   for (int64_t i = 0; i < pieces; ++i) sum += of_row[i].own_sum * exp(of_row[i].own_top - top);
-  return top + log(sum);
+  return top + ::log(sum);
 }
 
 // A block: one row's answer.
