@@ -25,10 +25,16 @@ std::function<void(double)> progress_callback(const Options& options) {
   };
 }
 
+// How a host hears of the loading, and what comes before it (load_model()).
+struct Loading {
+  std::function<void(double)> progress;
+  std::function<void()> before_reading = nullptr;
+};
+
 // Weights in a device's memory. with_room: which has to have room for an engine's cache besides.
 std::shared_ptr<const Model> load(const ModelConfig& config, const TensorSource& tensors,
-                                  const Options& options, const std::string& device,
-                                  const std::function<void(double)>& progress, bool with_room = false) {
+                                  const Options& options, const std::string& device, const Loading& loading,
+                                  bool with_room = false) {
   CpuOptions cpu = resolve_cpu_options(options);
   cpu.threads = 1;  // loading maps, it does not compute; each engine makes its own threads
   const auto backend = create_backend(cpu, options, device);
@@ -38,16 +44,16 @@ std::shared_ptr<const Model> load(const ModelConfig& config, const TensorSource&
          ": option 'mtp' is 1, but the checkpoint has no multi-token-prediction head that this version knows "
          "(tensor "
          "'mtp.fc.weight')");
-  auto model = load_model(config, parts, tensors, *backend, progress);
+  auto model = load_model(config, parts, tensors, *backend, loading.progress, loading.before_reading);
   if (with_room) check_cache_room(options, *model, *backend);
   return model;
 }
 
 // On the device that was asked for. 'auto': on the first GPU, unless it or this version cannot run the model; then on the CPU.
-void load_weights(const ModelConfig& config, const Options& options,
-                  const std::function<void(double)>& progress, LoadedModel& loaded) {
+void load_weights(const ModelConfig& config, const Options& options, const Loading& loading,
+                  LoadedModel& loaded) {
   const auto load_on = [&](const std::string& device, bool with_room = false) {
-    loaded.model = load(config, *loaded.tensors, options, device, progress, with_room);
+    loaded.model = load(config, *loaded.tensors, options, device, loading, with_room);
     loaded.device = device;
   };
   const std::string device = resolve_device(options);
@@ -165,13 +171,15 @@ std::shared_ptr<const LoadedModel> open_model(const std::filesystem::path& path,
   } else if (std::filesystem::exists(path / "tokenizer.json")) {
     open(path);
   }
-  const auto progress = progress_callback(options);
+  Loading loading{.progress = progress_callback(options)};
   // Before anything reads here and there in the files. The tokenizer of a published model takes thirty milliseconds.
-  loaded->tensors->map_ahead([&](double fraction, bool from_disk) {
-    if (from_disk) progress(fraction);
-    return from_disk || (tokenizer && tokenizer->under_way());
-  });
-  load_weights(checkpoint.config, options, progress, *loaded);
+  loading.before_reading = [&] {
+    loaded->tensors->map_ahead([&](double fraction, bool from_disk) {
+      if (from_disk) loading.progress(fraction);
+      return from_disk || (tokenizer && tokenizer->under_way());
+    });
+  };
+  load_weights(checkpoint.config, options, loading, *loaded);
   if (tokenizer) take_tokenizer(tokenizer->get(), *loaded);
   log(LogLevel::info, "opened ", loaded->path, ": ", checkpoint.config.architecture, ", ",
       loaded->model->parameters(), " parameters, ", loaded->model->weight_bytes(), " bytes of weights");
@@ -185,7 +193,7 @@ std::shared_ptr<const LoadedModel> open_model(const ModelConfig& config,
   auto loaded = std::make_shared<LoadedModel>();
   loaded->precision = resolve_cpu_options(options).precision;
   loaded->tensors = std::move(tensors);
-  load_weights(config, options, progress_callback(options), *loaded);
+  load_weights(config, options, {.progress = progress_callback(options)}, *loaded);
   if (tokenizer) {
     loaded->tokenizer = std::move(tokenizer);
   } else if (const auto path = options.str("tokenizer")) {

@@ -22,9 +22,11 @@ std::shared_ptr<const Model> make_model(const ModelConfig& config, const ModelPa
 
 std::shared_ptr<const Model> load_model(const ModelConfig& config, const ModelParts& parts,
                                         const TensorSource& tensors, Backend& backend,
-                                        const std::function<void(double)>& progress) {
+                                        const std::function<void(double)>& progress,
+                                        const std::function<void()>& before_reading) {
   WeightLoader check(tensors, config.quantization, nullptr);
   make_model(config, parts, check);  // every tensor present with the right shape, before one is touched
+  if (before_reading) before_reading();
   size_t done = 0;
   WeightLoader loader(tensors, config.quantization, &backend, [&](size_t bytes) {
     done += bytes;

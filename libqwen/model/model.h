@@ -80,10 +80,12 @@ struct ModelParts {
 };
 
 // Checks every tensor that config implies, then loads them through `backend`. progress(fraction 0…1) may throw to stop.
+// before_reading is called in between: all tensors are known to be there, and none has been touched.
 // Throws Error naming the tensor or, for an architecture that is not supported, its name.
 std::shared_ptr<const Model> load_model(const ModelConfig& config, const ModelParts& parts,
                                         const TensorSource& tensors, Backend& backend,
-                                        const std::function<void(double)>& progress = nullptr);
+                                        const std::function<void(double)>& progress = nullptr,
+                                        const std::function<void()>& before_reading = nullptr);
 
 // Rotation frequencies of config.json's rope_theta and rope_scaling, as transformers computes them.
 RopeTable make_rope_table(const ModelConfig& config);

@@ -7,18 +7,15 @@
 #include <string>
 #include <vector>
 
-#include "base/mapped_file.h"
 #include "checkpoint/memory_tensors.h"
-#include "checkpoint/safetensors.h"
-#include "engine/engine.h"
-#include "kernel_fixtures.h"
+#include "engine_fixtures.h"
 
 using namespace qwen;
+using qwen::test::answer;
 using qwen::test::Floats;
+using qwen::test::kCommitted;
 
 namespace {
-
-const std::filesystem::path kCommitted = QWEN_TEST_DATA "/../parity/data";
 
 Options options(const char* device, const char* dtype) {
   Options made;
@@ -26,23 +23,6 @@ Options options(const char* device, const char* dtype) {
   made.set("dtype", std::string_view(dtype));
   made.set("kv_cache_bytes", int64_t{4} << 20);
   return made;
-}
-
-std::vector<std::shared_ptr<Request>> answer(Engine& engine, std::vector<RequestInput> inputs) {
-  const auto queue = std::make_shared<EventQueue>();
-  std::vector<std::shared_ptr<Request>> requests;
-  for (RequestInput& input : inputs) {
-    input.queue = queue;
-    requests.push_back(engine.make_request(std::move(input)));
-    engine.submit(requests.back());
-  }
-  for (size_t done = 0; done < requests.size();)
-    for (const Event& event : queue->pop_all(-1)) done += event.type == EventType::done;
-  for (const auto& request : requests) {
-    INFO(request->outcome().message);
-    REQUIRE(request->outcome().status == Status::ok);
-  }
-  return requests;
 }
 
 // An adapter of some of the model's matrices, with weights where the engine has its own.

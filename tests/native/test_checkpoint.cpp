@@ -2,9 +2,12 @@
 
 #include <cstdlib>
 #include <string>
+#include <vector>
 
 #include "base/error.h"
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/memory_tensors.h"
+#include "model/model.h"
 #include "temporary_folder.h"
 
 using namespace qwen;
@@ -132,4 +135,31 @@ TEST_CASE("every reference checkpoint opens") {
   }
   MESSAGE(opened, " opened");
   CHECK(opened > 0);
+}
+
+TEST_CASE("nothing of a checkpoint is read before all of its tensors are known to be there") {
+  const Checkpoint checkpoint = open_checkpoint(QWEN_TEST_DATA "/../parity/data/qwen3_embedding");
+  const auto cpu = create_cpu_backend({});
+  int read = 0, reported = 0;
+  const auto load = [&](const TensorSource& tensors) {
+    load_model(
+        checkpoint.config, {}, tensors, *cpu,
+        [&](double) {
+          CHECK(read == 1);
+          ++reported;
+        },
+        [&] { ++read; });
+  };
+  MemoryTensors lacking{nullptr};
+  const std::vector<std::string> names = checkpoint.tensors->names();
+  for (const std::string& name : names) {
+    const TensorView& tensor = *checkpoint.tensors->find(name);
+    if (name != names.back()) lacking.add(name, tensor.dtype, tensor.shape, tensor.data, tensor.bytes);
+  }
+  CHECK_THROWS_AS(load(lacking), Error);
+  CHECK(read == 0);
+  CHECK(reported == 0);
+  load(*checkpoint.tensors);
+  CHECK(read == 1);
+  CHECK(reported > 0);
 }
