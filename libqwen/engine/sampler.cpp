@@ -11,10 +11,6 @@ namespace {
 
 constexpr float kNever = -std::numeric_limits<float>::infinity();
 
-[[noreturn]] void all_forbidden() {
-  fail(Status::invalid_argument, "every token is forbidden by logit_bias and min_tokens");
-}
-
 }  // namespace
 
 SampleArgs sample_args(const SamplingParams& params, const SamplePlace& place, const TokenRule& rule,
@@ -61,39 +57,9 @@ SampleArgs sample_args(const SamplingParams& params, const SamplePlace& place, c
 SampledToken sampled_token(const SampledRow& row) {
   if (row.outcome == SampleOutcome::not_finite)
     fail(Status::invalid_file, "the model's logits are not finite: its weights hold NaN or infinite values");
-  if (row.outcome == SampleOutcome::all_forbidden) all_forbidden();
+  if (row.outcome == SampleOutcome::all_forbidden)
+    fail(Status::invalid_argument, "every token is forbidden by logit_bias and min_tokens");
   return {row.id, row.logprob, row.top};
-}
-
-SampleArgs Sampler::arguments(std::span<float> logits, const SamplingParams& params,
-                              std::span<const int32_t> prompt, std::span<const int32_t> generated,
-                              uint32_t choice, const TokenRule& rule) {
-  tokens_.assign(prompt.begin(), prompt.end());
-  tokens_.insert(tokens_.end(), generated.begin(), generated.end());
-  edits_.clear();
-  TokenHistory history;
-  SampleArgs args = sample_args(params,
-                                {.tokens = tokens_,
-                                 .prompt_size = prompt.size(),
-                                 .choice = choice,
-                                 .vocab_size = static_cast<int64_t>(logits.size())},
-                                rule, history, edits_);
-  args.edits = edits_;
-  return args;
-}
-
-SampledToken Sampler::sample(std::span<float> logits, const SamplingParams& params,
-                             std::span<const int32_t> prompt, std::span<const int32_t> generated,
-                             uint32_t choice, const TokenRule& rule) {
-  rows_.sample(logits, arguments(logits, params, prompt, generated, choice, rule), row_);
-  return sampled_token(row_);
-}
-
-Distribution Sampler::distribution(std::span<float> logits, const SamplingParams& params,
-                                   std::span<const int32_t> prompt, std::span<const int32_t> generated) {
-  const Distribution kept = rows_.distribution(logits, arguments(logits, params, prompt, generated, 0, {}));
-  if (kept.kept.empty()) all_forbidden();
-  return kept;
 }
 
 }  // namespace qwen

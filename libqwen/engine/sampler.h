@@ -7,7 +7,6 @@
 #include <span>
 #include <vector>
 
-#include "backend/row_sampler.h"
 #include "backend/sampling.h"
 #include "engine/sampling_params.h"
 #include "engine/token_history.h"
@@ -40,27 +39,5 @@ SampleArgs sample_args(const SamplingParams& params, const SamplePlace& place, c
 
 // The token, or Error: invalid_file (logits that are not finite), invalid_argument (every token is forbidden).
 SampledToken sampled_token(const SampledRow& row);
-
-// One row on the host.
-class Sampler {
- public:
-  // logits [vocab_size], overwritten. prompt and generated: the request's tokens so far.
-  // A pure function of its arguments; the members are scratch memory. top: valid until the next call.
-  SampledToken sample(std::span<float> logits, const SamplingParams& params, std::span<const int32_t> prompt,
-                      std::span<const int32_t> generated, uint32_t choice, const TokenRule& rule = {});
-
-  // What sample() draws from: see RowSampler.
-  Distribution distribution(std::span<float> logits, const SamplingParams& params,
-                            std::span<const int32_t> prompt, std::span<const int32_t> generated);
-
- private:
-  SampleArgs arguments(std::span<float> logits, const SamplingParams& params, std::span<const int32_t> prompt,
-                       std::span<const int32_t> generated, uint32_t choice, const TokenRule& rule);
-
-  RowSampler rows_;
-  std::vector<int32_t> tokens_;
-  std::vector<LogitEdit> edits_;
-  SampledRow row_;
-};
 
 }  // namespace qwen

@@ -8,6 +8,7 @@
 #include <functional>
 #include <vector>
 
+#include "backend/row_sampler.h"
 #include "engine/random.h"
 #include "engine/sampler.h"
 

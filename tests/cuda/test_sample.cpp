@@ -12,6 +12,7 @@
 #include "backend/cuda/cuda_memory.h"
 #include "base/error.h"
 #include "engine/sampler.h"
+#include "host_sampler.h"
 #include "kernel_fixtures.h"
 
 using namespace qwen;

@@ -11,8 +11,10 @@
 #include "base/error.h"
 #include "engine/random.h"
 #include "engine/sampler.h"
+#include "host_sampler.h"
 
 using namespace qwen;
+using qwen::test::Sampler;
 
 namespace {
 

@@ -10,8 +10,10 @@
 
 #include "base/json.h"
 #include "engine/sampler.h"
+#include "host_sampler.h"
 
 using namespace qwen;
+using qwen::test::Sampler;
 
 namespace {
 
