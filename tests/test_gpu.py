@@ -408,6 +408,22 @@ def test_the_table_has_ours_theirs_and_empty_cells(timing: ModuleType) -> None:
     assert timing.benchmark_tables({}) == []
 
 
+def test_dependent_launches_have_a_column_where_they_were_timed(timing: ModuleType) -> None:
+    figures = {"decode16": {"libqwen": 1000.0, timing.DEPENDENT: 1250.0, "transformers": 500.0}}
+    opened = {"open to first token, s": {"libqwen": 0.5, "transformers": 2.0}}
+    shape = {
+        "weights": {"read": 10**9, "multiplied": 5 * 10**8},
+        "records": [{"figures": figures, "neighbour": False, "disturbed": False}],
+        "first_token": [{"figures": opened, "neighbour": False, "disturbed": False}],
+    }
+    ((_, lines),) = timing.benchmark_tables({"gpu": {"bandwidth_gb_per_s": 4000.0}, "shapes": {"Tiny": shape}})
+    head = ["", "libqwen", "cuda_dependent_launch=1", "transformers"]
+    assert lines[0] == [*head, "ours / cuda_dependent_launch=1", "ours / transformers", "libqwen reached"]
+    assert lines[1][4:6] == ["0.80", "2.00"]
+    assert lines[2][2] == lines[2][4] == ""
+    assert lines[2][5] == "4.00"
+
+
 # ------------------------------------------------------------------------------------------------- all of it
 
 
@@ -466,6 +482,7 @@ def test_a_whole_run_with_a_cpu_in_the_gpus_place(
     out = capsys.readouterr().out
     cell = r"[\d.]+ \([\d.]+ to [\d.]+\)"
     for row, what in {"prefill40": "TFLOP/s", "decode40": "GB/s of weights", "streams3": "GB/s of weights"}.items():
-        assert re.search(rf"^\| {row}[^|]* \| {cell} \|  \|  \| .*{what}", out, flags=re.MULTILINE), out
+        dependent = rf"{cell} \|  \| [\d.]+ \|  \|"
+        assert re.search(rf"^\| {row}[^|]* \| {cell} \| {dependent} .*{what}", out, flags=re.MULTILINE), out
     assert re.search(rf"^\| open to first token, s \| {cell} \|", out, flags=re.MULTILINE), out
     assert "failed: BROKEN, it is [racecheck] (exit status 9)" in out

@@ -366,6 +366,66 @@ def test_a_step_is_captured_and_replayed_with_the_same_launches(run: Run, log: P
     assert launches[0] == launches[1]
 
 
+WARNINGS = """
+lines = []
+def take(level, text, length, user):
+    lines.append(bytes(ffi.buffer(text, length)).decode())
+ffi, lib = library().ffi, library().lib
+sink = ffi.callback("void(int32_t, const char *, size_t, void *)", take)
+lib.qwen_log_set(sink, ffi.NULL, lib.QWEN_LOG_WARNING, ffi.NULL)
+"""
+
+
+@pytest.mark.parametrize("graphs", [0, 1])
+def test_dependent_launches_are_the_same_launches(run: Run, log: Path, graphs: int) -> None:
+    """Dependent is what follows a kernel, and what follows anything else is not: on both the driver that runs here insists."""
+    lines: dict[int, list[str]] = {}
+    counted = "    print(session.counters()['step.dependent_launches'])"
+    for dependent in (0, 1):
+        log.unlink(missing_ok=True)
+        said = run(
+            f"with opened() as session:\n    answer(session, 12)\n{counted}",
+            QWEN_CUDA_GRAPHS=graphs,
+            QWEN_CUDA_DEPENDENT_LAUNCH=dependent,
+        )
+        endings(log)
+        lines[dependent] = [line for line in log.read_text().splitlines() if " launch " in f" {line}"]
+        begun = [line for line in lines[dependent] if line.startswith("dependent ")]
+        # A captured launch is given once and done often.
+        assert (int(said) > 0) == (dependent == 1) and (int(said) == len(begun) or graphs == 1)
+    assert [line.removeprefix("dependent ") for line in lines[1]] == lines[0]
+    ordinary = [line for line in lines[1] if line.startswith("launch ")]
+    assert len(ordinary) < len(lines[1]) / 20, "few launches follow anything but a kernel"
+
+
+WITHOUT = """
+with opened(cuda_dependent_launch=True) as session:
+    answer(session, 8)
+    print(session.counters()["step.dependent_launches"])
+print(lines)
+"""
+
+
+def test_where_the_driver_has_no_dependent_launches_they_are_as_usual_and_the_log_says_so(
+    run: Run, log: Path, build_driver: Callable[..., Path]
+) -> None:
+    said = "GPU 0: option 'cuda_dependent_launch' has no effect: "
+    without = build_driver("-DcuLaunchKernelEx=cuAnother")
+    assert run(WARNINGS + WITHOUT, folder=without) == f"0\n{[said + 'the driver needs CUDA 12.3 or newer']}\n"
+    for status in (1, 801):
+        refuses = f"fail('cuLaunchKernelEx', 5, {status})\n"
+        refused = [f"{said}the driver refuses them (error {status})"]
+        assert run(WARNINGS + refuses + WITHOUT) == f"5\n{refused}\n"
+    assert len(endings(log)) == 2
+    assert run(WARNINGS + WITHOUT.replace("True", "False")) == "0\n[]\n"
+
+
+def test_what_else_fails_of_a_dependent_launch_is_an_error(run: Run) -> None:
+    program = "session = opened(cuda_dependent_launch=True)\nfail('cuLaunchKernelEx', 5, 700)\n"
+    said = run(program + "print(message(QwenInternalError, answer, session, 8))")
+    assert re.match(r"CUDA: the launch at .+\.cu:\d+: an illegal memory access was encountered ", said), said
+
+
 REPLAYS = """
 with opened() as session:
     expected = answer(session, 8).text

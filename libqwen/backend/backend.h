@@ -325,9 +325,10 @@ std::unique_ptr<Backend> create_cpu_backend(const CpuOptions& options);
 
 struct CudaOptions {
   Precision precision = Precision::bf16;
-  int device = 0;     // GPU, as CUDA numbers them
-  int threads = 0;    // that read weights at most; 0: as many as are of use
-  bool check = true;  // that it computes known answers, once in a process
+  int device = 0;                   // GPU, as CUDA numbers them
+  int threads = 0;                  // that read weights at most; 0: as many as are of use
+  bool check = true;                // that it computes known answers, once in a process
+  bool dependent_launches = false;  // kernels begin while the one before ends, where the GPU can do that
 };
 // Throws Error: unsupported (a build without CUDA; no driver, no such GPU, or one that this build has no kernels for); out_of_memory;
 // internal (its answers are wrong).

@@ -53,6 +53,10 @@ constexpr OptionRow kTable[] = {
     {"cuda_graphs", kI64, kEngine, true, 0, 1, "1", "", "",
      "1: a GPU's work in a step in which every sequence generates is captured, once for each size, and "
      "launched as one: with the same results, and less to do for the CPU."},
+    {"cuda_dependent_launch", kI64, kEngine, true, 0, 1, "0", "", "",
+     "1: on a GPU of compute capability 9.0 or higher a kernel begins while the one before it ends, and "
+     "waits "
+     "for it itself: with the same results."},
     {"mtp", kI64, kEngine, true, 0, 1, "0", "", "",
      "1: load the checkpoint's multi-token-prediction head too, for its logits."},
     {"tokenizer", kStr, kEngine, false, 0, 0, "", "", "",

@@ -4,8 +4,9 @@
  * while its context is there, that a thread that captures does nothing else meanwhile.
  *
  * The environment says what it is: FAKE_VERSION (13000 is CUDA 13.0), FAKE_GPUS, FAKE_NAME, FAKE_CAPABILITY (90) or,
- * of GPU N, FAKE_CAPABILITY_N, FAKE_MULTIPROCESSORS, FAKE_MEMORY (bytes). FAKE_LOG is a file to which each launch is appended, and each misuse, and what is left when the last hold on the
- * context goes. A test says which call is to fail by fake_fail().
+ * of GPU N, FAKE_CAPABILITY_N, FAKE_MULTIPROCESSORS, FAKE_MEMORY (bytes). FAKE_LOG is a file to which each launch is appended ("launch …",
+ * "dependent launch …"), and each misuse, and what is left when the last hold on the context goes. A test says which call is to fail by
+ * fake_fail().
  */
 #include <pthread.h>
 #include <stdarg.h>
@@ -23,7 +24,7 @@ enum {
 
 struct block { char *data; size_t size; int host; struct block *next; };
 struct graph { int alive; long launches; char *log; size_t length; int broken; };
-struct stream { int alive; };
+struct stream { int alive, after_launch; }; /* given a kernel last, or something that waits for all before it */
 struct kernel { const char *name; int threads, most_shared; struct kernel *next; };
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -89,7 +90,7 @@ static int begin(const char *name, int needs_context) {
   if (status == OK && !initialised) status = misuse(NOT_INITIALIZED, name, "before cuInit");
   if (status == OK && needs_context && (current != &context || holds == 0))
     status = misuse(INVALID_CONTEXT, name, "no context is current");
-  if (status == OK && capturing && strcmp(name, "cuLaunchKernel") != 0 && strcmp(name, "cuStreamEndCapture") != 0) {
+  if (status == OK && capturing && strncmp(name, "cuLaunchKernel", 14) != 0 && strcmp(name, "cuStreamEndCapture") != 0) {
     status = misuse(CAPTURE_UNSUPPORTED, name, "while this thread captures");
     captured->broken = 1;
   }
@@ -267,8 +268,9 @@ EXPORT int cuMemFreeHost(char *data) {
   BEGIN(1);
   return end(release(__func__, data, 1));
 }
-static int copy(const char *name, char *to, int to_host, const char *from, int from_host, size_t bytes, const struct stream *stream) {
+static int copy(const char *name, char *to, int to_host, const char *from, int from_host, size_t bytes, struct stream *stream) {
   if (!stream || !stream->alive) return misuse(INVALID_VALUE, name, "no such stream");
+  stream->after_launch = 0;
   if (!inside(to, bytes, to_host) || !inside(from, bytes, from_host)) return misuse(ILLEGAL_ADDRESS, name, "outside of an allocation");
   if (from_host) {
     *last_copy = malloc(sizeof **last_copy);
@@ -297,6 +299,7 @@ EXPORT int cuMemsetD8Async(char *to, unsigned char value, size_t bytes, struct s
   if (!stream || !stream->alive || !inside(to, bytes, 0)) return end(misuse(ILLEGAL_ADDRESS, __func__, "outside of an allocation"));
   make_copies();
   memset(to, value, bytes);
+  stream->after_launch = 0;
   return end(OK);
 }
 
@@ -338,6 +341,7 @@ EXPORT int cuStreamSynchronize(struct stream *stream) {
 EXPORT int cuStreamWaitEvent(struct stream *stream, struct stream *event, unsigned flags) {
   (void)flags;
   BEGIN(1);
+  if (stream) stream->after_launch = 0;
   return end(use(__func__, stream, event));
 }
 EXPORT int cuEventCreate(struct stream **event, unsigned flags) {
@@ -351,6 +355,7 @@ EXPORT int cuEventDestroy_v2(struct stream *event) {
 }
 EXPORT int cuEventRecord(struct stream *event, struct stream *stream) {
   BEGIN(1);
+  if (stream) stream->after_launch = 0;
   return end(use(__func__, event, stream));
 }
 EXPORT int cuEventSynchronize(struct stream *event) {
@@ -412,28 +417,51 @@ EXPORT int cuKernelSetAttribute(int attribute, int value, struct kernel *kernel,
   kernel->most_shared = value;
   return end(OK);
 }
-EXPORT int cuLaunchKernel(struct kernel *kernel, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
-                          unsigned shared, struct stream *stream, void **arguments, void **extra) {
-  BEGIN(0); /* the stream's context is the kernel's */
-  if (!stream || !stream->alive) return end(misuse(INVALID_VALUE, __func__, "no such stream"));
+struct attribute { int id; char padding[4]; union { char all[64]; int allowed; } value; }; /* CUlaunchAttribute */
+struct config { unsigned grid[3], block[3], shared; struct stream *stream; struct attribute *attributes; unsigned count; };
+
+static int launch(const char *name, struct kernel *kernel, const unsigned *grid, const unsigned *block, unsigned shared,
+                  struct stream *stream, void **arguments, void **extra, int dependent) {
+  const unsigned gx = grid[0], gy = grid[1], gz = grid[2], bx = block[0], by = block[1], bz = block[2];
+  if (!stream || !stream->alive) return misuse(INVALID_VALUE, name, "no such stream");
   if (!gx || !gy || !gz || !bx || !by || !bz || bx * by * bz > 1024 || gy > 65535 || gz > 65535)
-    return end(misuse(INVALID_VALUE, __func__, "a grid or block that no GPU takes"));
-  if ((int)shared > kernel->most_shared) return end(misuse(INVALID_VALUE, __func__, "shared memory that it did not ask for"));
-  if (extra || !arguments || !arguments[0]) return end(misuse(INVALID_VALUE, __func__, "no arguments"));
+    return misuse(INVALID_VALUE, name, "a grid or block that no GPU takes");
+  if ((int)shared > kernel->most_shared) return misuse(INVALID_VALUE, name, "shared memory that it did not ask for");
+  if (extra || !arguments || !arguments[0]) return misuse(INVALID_VALUE, name, "no arguments");
   if (strstr(kernel->name, "_kernelEP") && !inside(*(char **)arguments[0], 1, 0)) /* a pointer comes first, says the mangled name */
-    return end(misuse(ILLEGAL_ADDRESS, __func__, "an argument that is no memory of the GPU"));
+    return misuse(ILLEGAL_ADDRESS, name, "an argument that is no memory of the GPU");
+  if (dependent && !stream->after_launch) return misuse(INVALID_VALUE, name, "dependent on what is no kernel");
+  stream->after_launch = 1;
   char line[1200];
-  const int length = snprintf(line, sizeof line, "launch %s %u %u %u %u %u %u %u\n", kernel->name, gx, gy, gz, bx, by, bz, shared);
+  const int length = snprintf(line, sizeof line, "%slaunch %s %u %u %u %u %u %u %u\n", dependent ? "dependent " : "", kernel->name, gx, gy,
+                              gz, bx, by, bz, shared);
   if (capturing == stream) {
     captured->log = realloc(captured->log, captured->length + (size_t)length + 1);
     memcpy(captured->log + captured->length, line, (size_t)length + 1);
     captured->length += (size_t)length;
     ++captured->launches;
-    return end(OK);
+    return OK;
   }
   ++launches;
   say("%s", line);
-  return end(OK);
+  return OK;
+}
+/* The stream's context is the kernel's. */
+EXPORT int cuLaunchKernel(struct kernel *kernel, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                          unsigned shared, struct stream *stream, void **arguments, void **extra) {
+  BEGIN(0);
+  const unsigned grid[] = {gx, gy, gz}, block[] = {bx, by, bz};
+  return end(launch(__func__, kernel, grid, block, shared, stream, arguments, extra, 0));
+}
+EXPORT int cuLaunchKernelEx(const struct config *config, struct kernel *kernel, void **arguments, void **extra) {
+  BEGIN(0);
+  const struct attribute *const attribute = config->attributes;
+  if (config->count != 1 || attribute->id != 6 || attribute->value.allowed != 1) /* programmatic stream serialisation */
+    return end(misuse(INVALID_VALUE, __func__, "attributes that this does not know"));
+  int major;
+  cuDeviceGetAttribute(&major, 75, 0);
+  if (major < 9) return end(misuse(INVALID_VALUE, __func__, "this GPU has no dependent launches"));
+  return end(launch(__func__, kernel, config->grid, config->block, config->shared, config->stream, arguments, extra, 1));
 }
 
 /* ----------------------------------------------------------------------------------------------------------------- graphs */
@@ -442,6 +470,7 @@ EXPORT int cuStreamBeginCapture_v2(struct stream *stream, int mode) {
   BEGIN(1);
   if (!stream || !stream->alive) return end(misuse(INVALID_VALUE, __func__, "no such stream"));
   if (mode != 1) return end(misuse(INVALID_VALUE, __func__, "it would hinder other threads"));
+  stream->after_launch = 0;
   capturing = stream;
   captured = calloc(1, sizeof *captured);
   captured->alive = 1;
@@ -454,6 +483,7 @@ EXPORT int cuStreamEndCapture(struct stream *stream, struct graph **graph) {
   struct stream *const of = capturing;
   const int begun = begin(__func__, 1);
   captured = NULL, capturing = NULL;
+  if (of) of->after_launch = 0;
   *graph = NULL;
   if (begun != OK) pthread_mutex_lock(&mutex);
   if (!of || of != stream) return end(misuse(INVALID_VALUE, __func__, "it does not capture"));
@@ -478,6 +508,7 @@ EXPORT int cuGraphLaunch(struct graph *executable, struct stream *stream) {
   BEGIN(1);
   if (!executable || !executable->alive || !stream || !stream->alive) return end(misuse(INVALID_VALUE, __func__, "no such thing"));
   launches += executable->launches;
+  stream->after_launch = 0;
   say("graph launched\n%s", executable->log ? executable->log : "");
   return end(OK);
 }

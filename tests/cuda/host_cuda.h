@@ -75,14 +75,11 @@ inline int __ffs(int x) {
 inline int __clz(int x) {
   return std::countl_zero(static_cast<uint32_t>(x));
 }
-template <class T>
-T __ldg(const T* from) {
-  return *from;
-}
 // One OS thread runs everything.
 template <class T>
 T atomicAdd(T* to, T value) requires std::is_same_v<T, int> || std::is_same_v<T, unsigned> ||
     std::is_same_v<T, unsigned long long> {
+  qwen::host_cuda::check_begun("atomicAdd");
   return std::exchange(*to, *to + value);
 }
 
@@ -193,8 +190,24 @@ T* shared_memory() {
   return reinterpret_cast<T*>(host_cuda::shared_memory());
 }
 
+inline void let_dependents_begin() {
+  host_cuda::let_dependents_begin();
+}
+inline void await_predecessors() {
+  host_cuda::await_predecessors();
+}
+inline void begin_kernel() {
+  let_dependents_begin();
+  await_predecessors();
+}
+
 inline uint4 load_once(const uint4* from) {
+  host_cuda::check_begun("load_once");
   host_cuda::check_aligned(from, 16, "load_once");
+  return *from;
+}
+inline uint4 load_weight(const uint4* from) {
+  host_cuda::check_aligned(from, 16, "load_weight");
   return *from;
 }
 

@@ -259,7 +259,7 @@ Memory Device::allocate_pinned(size_t bytes, std::string_view) const {
   return {info_.ordinal, Memory::Place::host, data, bytes};
 }
 
-std::unique_ptr<Stream> Device::create_stream() const {
+std::unique_ptr<Stream> Device::create_stream(bool) const {
   return std::make_unique<Stream>(std::make_unique<Stream::State>());
 }
 

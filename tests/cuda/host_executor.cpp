@@ -86,7 +86,20 @@ class Executor {
   void collective(const char* name, uint32_t mask, void* payload, void (*combine)(void* const*, uint32_t),
                   const std::source_location& place);
   unsigned current_thread() const { return current_->thread; }
-  std::byte* shared_memory() const { return shared_->data(); }
+  std::byte* shared_memory() const {
+    check_begun("shared_memory");
+    return shared_->data();
+  }
+  void let_dependents_begin() { beginnings_[current_->thread] = Beginning::lets_begin; }
+  void await_predecessors() {
+    if (beginnings_[current_->thread] == Beginning::none)
+      broken(current_->thread, "waits for what came before, but has not let its dependents begin");
+    beginnings_[current_->thread] = Beginning::has_waited;
+  }
+  void check_begun(const char* what) const {
+    if (beginnings_[current_->thread] != Beginning::has_waited)
+      broken(current_->thread, cat(what, " before begin_kernel()"));
+  }
   // Thrown inside of a thread, it ends the launch.
   [[noreturn]] void broken(unsigned thread, const std::string& what) const { throw error(thread, what); }
   void async_copy(void* shared, const void* global);
@@ -124,6 +137,8 @@ class Executor {
   unsigned threads_ = 0;
   std::vector<unsigned> order_;  // in which threads begin
   size_t begun_ = 0;
+  enum class Beginning : uint8_t { none, lets_begin, has_waited };
+  std::array<Beginning, kMostThreads> beginnings_;  // [thread]
   std::vector<Fiber*> ready_;
   std::array<uint32_t, kMostThreads / kLanes> ended_;  // [warp] lanes
   unsigned ended_count_ = 0;
@@ -165,6 +180,7 @@ void Executor::run_block(unsigned block) {
   for (unsigned i = 0; i < threads_; ++i) order_[i] = i;
   dice_.shuffle(order_);
   begun_ = 0;
+  beginnings_.fill(Beginning::none);
   ended_.fill(0);
   ended_count_ = 0;
   copies_.resize(threads_);
@@ -264,6 +280,7 @@ Error Executor::deadlock() const {
 
 void Executor::thread_ended() {
   const unsigned thread = current_->thread;
+  check_begun("ends");
   if (!at_barrier_.empty())
     broken(thread, cat("ends while ", thread_name(at_barrier_.front()->thread), " waits at __syncthreads in ",
                        text(barrier_place_)));
@@ -281,6 +298,7 @@ Error Executor::error(unsigned thread, const std::string& what) const {
 
 void Executor::barrier(const std::source_location& place) {
   const unsigned thread = current_->thread;
+  check_begun("waits at __syncthreads");
   if (ended_count_ > 0) {
     unsigned gone = 0;
     while ((ended_[gone / kLanes] >> gone % kLanes & 1) == 0) ++gone;
@@ -304,6 +322,7 @@ void Executor::collective(const char* name, uint32_t mask, void* payload,
                           void (*combine)(void* const*, uint32_t), const std::source_location& place) {
   const unsigned thread = current_->thread, warp = thread / kLanes, own = thread % kLanes;
   const auto here = [&] { return cat(name, " in ", text(place)); };
+  check_begun(name);
   if ((mask >> own & 1) == 0) broken(thread, cat("is not in the mask of ", here()));
   if (const uint32_t missing = mask & ~lanes_of(warp))
     broken(thread, cat("waits at ", here(), " for lane ", std::countr_zero(missing),
@@ -333,6 +352,7 @@ void Executor::collective(const char* name, uint32_t mask, void* payload,
 }
 
 void Executor::async_copy(void* shared, const void* global) {
+  check_begun("cp_async16");
   const auto address = static_cast<std::byte*>(shared);
   if (address < shared_->data() || address + 16 > shared_->data() + shared_->size())
     broken(current_->thread, "cp_async16 writes outside of shared memory");
@@ -387,6 +407,18 @@ int lane() {
 
 std::byte* shared_memory() {
   return executor.shared_memory();
+}
+
+void let_dependents_begin() {
+  executor.let_dependents_begin();
+}
+
+void await_predecessors() {
+  executor.await_predecessors();
+}
+
+void check_begun(const char* what) {
+  executor.check_begun(what);
 }
 
 void check_aligned(const void* address, size_t bytes, const char* what) {

@@ -6,6 +6,8 @@
 // - a warp's collective is met by all lanes of its mask, at one place of the source, with the same mask
 // - nothing is written outside of the memory that was asked for (without AddressSanitizer, which says it better: guards)
 // - operands of 16 bytes are aligned to as many
+// - every thread lets dependents begin and then waits for what came before (dialect.h, begin_kernel()), ahead of anything of this and
+//   of its end. Plain reads and writes are not seen: tests/gpu/kernel_report.py looks for them in the machine code
 // Memory that nobody wrote is full of NaN (bytes 0xff): shared memory of each block, and what Device::allocate() gives. A
 // cp_async16() happens in the wait that covers it, no sooner.
 #pragma once
@@ -45,6 +47,9 @@ void collective(const char* name, uint32_t mask, void* payload,
 int lane();
 std::byte* shared_memory();
 void check_aligned(const void* address, size_t bytes, const char* what);
+void let_dependents_begin();
+void await_predecessors();
+void check_begun(const char* what);                 // that the thread has done both
 void async_copy(void* shared, const void* global);  // null: zeros
 void async_commit();
 void async_wait(int pending);

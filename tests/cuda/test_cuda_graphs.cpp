@@ -102,6 +102,27 @@ struct Log {
 
 }  // namespace
 
+TEST_CASE("a step of dependent launches has the bits of one without, replayed or not") {
+  for (const char* name : kNames) {
+    for (const char* dtype : kDtypes) {
+      CAPTURE(name);
+      CAPTURE(dtype);
+      const auto loaded = open_model(kCommitted / name, options(dtype));
+      const std::vector<RequestInput> inputs = {generating(text(name, 90), 12),
+                                                generating(text(name, 20), 12, 5)};
+      Engine plain(loaded, with_graphs(dtype, false));
+      const auto expected = answer(plain, inputs);
+      for (const bool graphs : {false, true}) {
+        CAPTURE(graphs);
+        Options dependent = with_graphs(dtype, graphs);
+        dependent.set("cuda_dependent_launch", int64_t{1});
+        Engine engine(loaded, dependent);
+        check_same(answer(engine, inputs), expected);
+      }
+    }
+  }
+}
+
 TEST_CASE("a replayed step has the bits of one that is not, from one size of context to the next") {
   for (const char* name : kNames) {
     for (const char* dtype : kDtypes) {

@@ -73,12 +73,14 @@ bool has(const std::string& text, std::string_view part) {
 // ---- kernels, as a .cu file would have them
 
 __global__ void number_threads(unsigned* to, unsigned n) {
+  begin_kernel();
   const unsigned i = (blockIdx.y * gridDim.x + blockIdx.x) * blockDim.x * blockDim.y +
                      threadIdx.y * blockDim.x + threadIdx.x;
   if (i < n) to[i] = i;
 }
 
 __global__ void reverse_through_shared(const float* from, float* to) {
+  begin_kernel();
   float* const shared = shared_memory<float>();
   shared[threadIdx.x] = from[blockIdx.x * blockDim.x + threadIdx.x];
   __syncthreads();
@@ -88,17 +90,20 @@ __global__ void reverse_through_shared(const float* from, float* to) {
 }
 
 __global__ void reverse_without_barrier(const float* from, float* to) {
+  begin_kernel();
   float* const shared = shared_memory<float>();
   shared[threadIdx.x] = from[threadIdx.x];
   to[threadIdx.x] = shared[blockDim.x - 1 - threadIdx.x];
 }
 
 __global__ void sum_blocks(const float* from, float* to) {
+  begin_kernel();
   const float sum = block_sum(from[blockIdx.x * blockDim.x + threadIdx.x], shared_memory<float>());
   to[blockIdx.x * blockDim.x + threadIdx.x] = sum;
 }
 
 __global__ void shuffles(int* to) {
+  begin_kernel();
   const int lane = static_cast<int>(threadIdx.x);
   int* const row = to + lane * 8;
   row[0] = __shfl_sync(~0u, lane * 10, 7);
@@ -114,6 +119,7 @@ __global__ void shuffles(int* to) {
 }
 
 __global__ void copy_in_stages(const uint4* from, uint4* to, int n, bool waits) {
+  begin_kernel();
   uint4* const shared = shared_memory<uint4>();
   const int lane = static_cast<int>(threadIdx.x);
   constexpr int kStages = 3;
@@ -131,6 +137,7 @@ __global__ void copy_in_stages(const uint4* from, uint4* to, int n, bool waits) 
 }
 
 __global__ void multiply_tile(const uint16_t* a, const uint16_t* b, float* d, bool through_shared) {
+  begin_kernel();
   const int lane = static_cast<int>(threadIdx.x), g = lane / 4, t = lane % 4;
   const auto pair = [](const uint16_t* at, int stride) { return at[0] | uint32_t{at[stride]} << 16; };
   uint32_t fa[4], fb[4];
@@ -153,18 +160,21 @@ __global__ void multiply_tile(const uint16_t* a, const uint16_t* b, float* d, bo
 }
 
 __global__ void read_unwritten(float* to) {
+  begin_kernel();
   to[threadIdx.x] = shared_memory<float>()[threadIdx.x];
   __syncthreads();
   shared_memory<float>()[threadIdx.x] = 1;  // the next block must not see it
 }
 
 __global__ void record_order(unsigned* next, unsigned* blocks, unsigned* threads) {
+  begin_kernel();
   if (threadIdx.x == 0) blocks[atomicAdd(next, 1u)] = blockIdx.x;
   __syncthreads();
   if (blockIdx.x == 0) threads[atomicAdd(next + 1, 1u)] = threadIdx.x;
 }
 
 __global__ void breaks(int how, float* memory) {
+  begin_kernel();
   float* const shared = shared_memory<float>();
   const unsigned i = threadIdx.x;
   if (how == 0 && i == 5) return;
@@ -183,6 +193,23 @@ __global__ void breaks(int how, float* memory) {
   if (how == 8) load_once(reinterpret_cast<const uint4*>(memory + 1));
   if (how == 9) cp_async16(shared + 4 * 16, memory);
   if (how == 10 && i == 0) memory[-1] = 1;
+  __syncthreads();
+}
+
+__global__ void begins_late(int how, float* memory) {
+  const bool last = threadIdx.x == blockDim.x - 1;
+  if (how == 0 && last) return;
+  if (how == 1 && last) await_predecessors();
+  let_dependents_begin();
+  if (how == 2 && last) return;
+  if (how == 3) __syncthreads();
+  if (how == 4) __syncwarp();
+  if (how == 5) shared_memory<float>();
+  if (how == 6) load_once(reinterpret_cast<const uint4*>(memory));
+  if (how == 7) atomicAdd(reinterpret_cast<unsigned*>(memory), 1u);
+  if (how == 8) cp_async16(memory, memory);
+  load_weight(reinterpret_cast<const uint4*>(memory));
+  await_predecessors();
   __syncthreads();
 }
 
@@ -372,6 +399,25 @@ TEST_CASE("threads that go different ways at a barrier or a shuffle are named") 
   CHECK(has(failure(7), "outside of its 256 bytes of shared memory"));
   CHECK(has(failure(6), "outside of an allocation of 16 bytes"));
 #endif
+}
+
+TEST_CASE("a kernel that begins with anything but begin_kernel() is named") {
+  Bench bench;
+  const Memory memory = bench.array<float>(4);
+  const auto failure = [&](int how) {
+    launch(*bench.stream, begins_late, 3, 64, 64 * sizeof(float), how, at<float>(memory));
+    return bench.failure();
+  };
+  CHECK(has(failure(0), "thread (63, 0, 0): ends before begin_kernel()"));
+  CHECK(has(failure(1), "waits for what came before, but has not let its dependents begin"));
+  CHECK(has(failure(2), "thread (63, 0, 0): ends before begin_kernel()"));
+  CHECK(has(failure(3), "waits at __syncthreads before begin_kernel()"));
+  CHECK(has(failure(4), "__syncwarp before begin_kernel()"));
+  CHECK(has(failure(5), "shared_memory before begin_kernel()"));
+  CHECK(has(failure(6), "load_once before begin_kernel()"));
+  CHECK(has(failure(7), "atomicAdd before begin_kernel()"));
+  CHECK(has(failure(8), "cp_async16 before begin_kernel()"));
+  CHECK(failure(9) == "");  // weights may be asked for
 }
 
 TEST_CASE("launches that no GPU takes are refused") {

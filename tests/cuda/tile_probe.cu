@@ -8,6 +8,7 @@ namespace {
 using namespace cuda;
 
 __global__ void multiply_tile(const uint16_t* a, const uint16_t* b, float* d) {
+  begin_kernel();
   const unsigned row = threadIdx.x / 4, column = threadIdx.x % 4 * 2;
   a += size_t{blockIdx.x} * 256;
   b += size_t{blockIdx.x} * 128;

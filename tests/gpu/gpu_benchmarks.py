@@ -24,6 +24,7 @@ ROWS = "prefill512,prefill2048,decode16,decode2048,streams1,streams4,streams16,s
 LARGE = CONFIG.with_name("Qwen3-8B.config.json")
 WORKER = Path(__file__).resolve().parent / "gpu_worker.py"
 PEER = "transformers"
+DEPENDENT = "cuda_dependent_launch=1"  # libqwen with that option: what it brings is to be seen beside what comes without
 FIRST_TOKEN = "open to first token, s"
 
 
@@ -72,11 +73,14 @@ def benchmark_tables(details: dict[str, Any]) -> list[tuple[str, list[list[str]]
     for name, shape in details.get("shapes", {}).items():
         records, opened = shape["records"], shape["first_token"]
         bandwidth = details["gpu"]["bandwidth_gb_per_s"]
-        lines = with_reached(table(records, [PEER]), records, shape["weights"], bandwidth)
+        others = [name for name in (DEPENDENT,) if any(name in row for r in records for row in r["figures"].values())]
+        others.append(PEER)
+        lines = with_reached(table(records, others), records, shape["weights"], bandwidth)
         if opened:
-            line, *rest = table(opened, [PEER])[1:]
+            line, *rest = table(opened, others)[1:]
             assert not rest
-            line[3] = number(statistics.median(1 / r for r in ratios(FIRST_TOKEN, opened, PEER))) if line[2] else ""
+            found = ratios(FIRST_TOKEN, opened, PEER)
+            line[-1] = number(statistics.median(1 / ratio for ratio in found)) if found else ""
             lines.append([*line, ""])
         title = f"{name}, bf16, tokens/s (median, min to max); a copy moves {bandwidth:.0f} GB/s"
         if len(lines) > 1:
@@ -104,14 +108,18 @@ def make_checkpoint(setup: Setup, python: str, config: Path) -> Path:
 
 
 def engines_for(setup: Setup, python: str, folder: Path, program: Path | None, with_peer: bool) -> list[Engine]:
-    """libqwen on the GPU, and transformers if it is there. program: first_token, linked with the library."""
+    """libqwen on the GPU, a second time with dependent launches where the GPU has them, and transformers if it is there.
+    program: first_token, linked with the library."""
     threads = "4"  # of what the CPU has to do beside the GPU
 
-    def serve(interpreter: str, engine: str, device: str) -> list[str]:
-        return [interpreter, str(WORKER), f"--option=device={device}", engine, str(folder), threads]
+    def serve(interpreter: str, engine: str, device: str, *more: str) -> list[str]:
+        options = [f"--option={option}" for option in (f"device={device}", *more)]
+        return [interpreter, str(WORKER), *options, engine, str(folder), threads]
 
     opens = [str(program), str(folder), TEXT, "0", "1", f"device={setup.arguments.device}"] if program else []
     engines = [Engine(OURS, serve(python, OURS, setup.arguments.device), opens)]
+    if float(setup.gpu["compute_capability"]) >= 9:
+        engines.append(Engine(DEPENDENT, serve(python, OURS, setup.arguments.device, DEPENDENT), []))
     if with_peer:
         command = serve(setup.arguments.torch_python, PEER, "cuda")
         engines.append(Engine(PEER, command, [*command, TEXT]))

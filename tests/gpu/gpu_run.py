@@ -10,7 +10,8 @@ Parts, in this order; one that fails does not stop the others:
     references    `qwen-ffi validate --device cuda` of every reference checkpoint, float32 and bfloat16
     sanitizers    compute-sanitizer memcheck and racecheck over a case of each kernel
     benchmarks    libqwen in the rows of bench_peers.py, and from opening to the first token, on random weights of exact shapes
-                  (Qwen3-0.6B; with --large Qwen3-8B too), beside transformers with a static cache and CUDA graphs where torch has CUDA
+                  (Qwen3-0.6B; with --large Qwen3-8B too), with and without dependent launches where the GPU has them, beside
+                  transformers with a static cache and CUDA graphs where torch has CUDA
 
 A library and gpu-tests that were built elsewhere are given with --library and --gpu-tests; without them both are built in --build
 (meson, ninja, nvcc). This program needs the standard library only; references and libqwen's benchmarks need a Python (--python)

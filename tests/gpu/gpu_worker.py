@@ -23,6 +23,20 @@ ROOM = 64  # tokens of an answer, at most
 WARM = 8  # tokens after which a graph has been captured and replayed
 
 
+class LibQwen(peer_worker.LibQwen):
+    """As there. Asked for dependent launches on a GPU, it had them, or there are no figures."""
+
+    def __init__(self, model: str, threads: int, options: Options) -> None:
+        super().__init__(model, threads, options)
+        self.dependent = int(options.get("cuda_dependent_launch", 0)) == 1 and self.session.stats().backend.startswith("cuda.")
+
+    def generate(self, prompts: Prompts, count: int, attempts: int = 20) -> Answer:
+        answer = super().generate(prompts, count, attempts)
+        if self.dependent and self.session.counters()["step.dependent_launches"] == 0:
+            raise RuntimeError("this GPU's driver has no dependent launches")
+        return answer
+
+
 class Transformers:
     def __init__(self, model: str, threads: int, options: Options) -> None:
         import torch
@@ -98,5 +112,5 @@ class Transformers:
 
 
 if __name__ == "__main__":
-    peer_worker.ENGINES = {"libqwen": peer_worker.LibQwen, "transformers": Transformers}
+    peer_worker.ENGINES = {"libqwen": LibQwen, "transformers": Transformers}
     peer_worker.main()

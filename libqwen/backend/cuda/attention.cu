@@ -66,12 +66,13 @@ __device__ __forceinline__ void multiply(float (&sum)[4], uint4 low, uint4 high,
 }
 
 __device__ __forceinline__ uint4 read(const uint16_t* from, bool once) {
-  return once ? load_once(reinterpret_cast<const uint4*>(from)) : __ldg(reinterpret_cast<const uint4*>(from));
+  return once ? load_once(reinterpret_cast<const uint4*>(from)) : *reinterpret_cast<const uint4*>(from);
 }
 
 // A warp: a tile of 16 queries, all its parts or one of them, and kValueTiles * 8 dimensions of the values.
 template <int kSpans, int kValueTiles, bool kSplit>
 __global__ void __launch_bounds__(kThreads, 1) attend_tiles(Walk walk) {
+  begin_kernel();
   const PagedAttentionArgs& args = walk.args;
   const PagedCacheView& cache = args.cache;
   const int lane = static_cast<int>(threadIdx.x % kWarp), warp = static_cast<int>(threadIdx.x / kWarp);
@@ -191,9 +192,10 @@ __global__ void __launch_bounds__(kThreads, 1) attend_tiles(Walk walk) {
 
       // What nobody of the tile sees may never have been written.
       const int known = last + 1 - (at + place * 8);
-      const auto only_known = [&](uint32_t pair, int index) {
-        return index + 1 < known ? pair : index < known ? pair & 0xffffu : 0;
+      const auto of_known = [&](int index) {
+        return index + 1 < known ? ~0u : index < known ? 0xffffu : 0;
       };
+      const uint4 mask = make_uint4(of_known(0), of_known(2), of_known(4), of_known(6));
       const uint16_t* const values = static_cast<const uint16_t*>(cache.values) +
                                      (block * (kSpans * 32) + first_dim + quad) * kBlock + place * 8;
       constexpr int kTilesAtOnce = kValueTiles % 8 == 0 ? 8 : kValueTiles % 4 == 0 ? 4 : 2;
@@ -204,9 +206,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_tiles(Walk walk) {
         for (int i = 0; i < kTilesAtOnce; ++i) v[i] = read(values + (n + i) * 8 * kBlock, kSplit);
 #pragma unroll
         for (int i = 0; i < kTilesAtOnce; ++i) {
-          if (at + kBlock > last + 1)
-            v[i] = make_uint4(only_known(v[i].x, 0), only_known(v[i].y, 2), only_known(v[i].z, 4),
-                              only_known(v[i].w, 6));
+          v[i] = make_uint4(v[i].x & mask.x, v[i].y & mask.y, v[i].z & mask.z, v[i].w & mask.w);
           multiply(sums[n + i], probabilities[0], probabilities[1], v[i]);
         }
       }
@@ -266,6 +266,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_tiles(Walk walk) {
 // A warp: one query, all its parts or one of them. Scores: a lane for each position of a block; values: one for each 32nd dimension.
 template <int kDims, bool kSplit>
 __global__ void __launch_bounds__(kThreads, 1) attend_rows(Walk walk) {
+  begin_kernel();
   const PagedAttentionArgs& args = walk.args;
   const PagedCacheView& cache = args.cache;
   const int lane = static_cast<int>(threadIdx.x % kWarp), warp = static_cast<int>(threadIdx.x / kWarp);
@@ -297,7 +298,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_rows(Walk walk) {
         score = 0;
         int d = 0;
         for (; d + 4 <= head_dim; d += 4) {
-          const float4 k = __ldg(reinterpret_cast<const float4*>(key + d));
+          const float4 k = *reinterpret_cast<const float4*>(key + d);
           score = fmaf(q[d + 3], k.w, fmaf(q[d + 2], k.z, fmaf(q[d + 1], k.y, fmaf(q[d], k.x, score))));
         }
         for (; d < head_dim; ++d) score = fmaf(q[d], key[d], score);
@@ -351,6 +352,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_rows(Walk walk) {
 
 // A warp: the parts of one query, 32 dimensions.
 __global__ void __launch_bounds__(kThreads) merge_parts(Walk walk) {
+  begin_kernel();
   const PagedAttentionArgs& args = walk.args;
   const int head_dim = static_cast<int>(args.cache.head_dim);
   const int64_t item = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;

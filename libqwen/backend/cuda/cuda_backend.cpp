@@ -68,7 +68,7 @@ std::string_view element_name(size_t element) {
 CudaBackend::CudaBackend(const CudaOptions& options)
     : device_(options.device),
       precision_(options.precision),
-      stream_(device_.create_stream()),
+      stream_(device_.create_stream(options.dependent_launches)),
       uploader_(device_, precision_, options.threads) {}
 
 CudaBackend::~CudaBackend() {
@@ -95,6 +95,7 @@ std::vector<KernelCount> CudaBackend::kernel_counts() const {
                       counts_[i].load(std::memory_order_relaxed)});
   counts.push_back({"step.captured", captures_.load(std::memory_order_relaxed)});
   counts.push_back({"step.replayed", replays_.load(std::memory_order_relaxed)});
+  counts.push_back({"step.dependent_launches", stream_->dependent_launches()});
   return counts;
 }
 

@@ -7,6 +7,7 @@
 // call on the same stream throws it again).
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -112,6 +113,9 @@ class Stream {
   std::unique_ptr<Graph> capture(const std::function<void()>& work);
   void replay(Graph& graph);  // Error likewise
 
+  // How many launches the driver was given as dependent ones (Device::create_stream()).
+  int64_t dependent_launches() const { return dependent_launches_.load(std::memory_order_relaxed); }
+
   struct Launch {
     const void* kernel;  // the address of the host function that nvcc makes of it
     int64_t grid[3];
@@ -126,6 +130,7 @@ class Stream {
  private:
   std::unique_ptr<State> state_;
   int64_t freed_ = 0;
+  std::atomic<int64_t> dependent_launches_ = 0;  // other threads ask
 };
 
 // GPUs that a driver reports; 0: why there are none.
@@ -146,7 +151,9 @@ class Device {
   // purpose completes "cannot allocate N bytes for …".
   Memory allocate(size_t bytes, std::string_view purpose) const;
   Memory allocate_pinned(size_t bytes, std::string_view purpose) const;
-  std::unique_ptr<Stream> create_stream() const;
+  // dependent: a kernel may begin before the one given just before it is complete, and waits for it itself (dialect.h, begin_kernel()).
+  // Where this GPU or its driver has no such launches, the log says so, and they are as usual.
+  std::unique_ptr<Stream> create_stream(bool dependent = false) const;
   std::unique_ptr<Event> create_event() const;
 
  private:

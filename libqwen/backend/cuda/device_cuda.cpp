@@ -8,6 +8,7 @@
 #include "backend/cuda/driver.h"
 #include "backend/cuda/kernel_registry.h"
 #include "base/error.h"
+#include "base/log.h"
 
 namespace qwen::cuda {
 namespace {
@@ -125,12 +126,15 @@ struct Stream::State {
   CUstream stream = nullptr;
   std::optional<Error> error;  // sticky
   std::vector<CUkernel>
-      may_share_widely;  // those that were told of more shared memory than every kernel may have
+      may_share_widely;       // those that were told of more shared memory than every kernel may have
+  bool dependent = false;     // launches are, of what allows it
+  bool after_launch = false;  // what the stream was given last is a kernel of ours
 
   // Calls the driver about this stream's work. describe() is asked where that fails.
   template <class Describe, class... Parameters, class... Arguments>
   void call(const Describe& describe, CUresult (*function)(Parameters...), Arguments... arguments) {
     if (error) throw *error;
+    after_launch = false;
     const Scope scope(context);
     const CUresult status = function(arguments...);
     if (status != CUDA_SUCCESS && status != CUDA_ERROR_NOT_READY) fail_with(status, describe());
@@ -165,6 +169,10 @@ auto saying(const char* what) {
 
 CUdeviceptr address(const void* data) {
   return reinterpret_cast<CUdeviceptr>(data);
+}
+
+void not_dependent(int ordinal, const std::string& why) {
+  log(LogLevel::warning, "GPU ", ordinal, ": option 'cuda_dependent_launch' has no effect: ", why);
 }
 
 }  // namespace
@@ -282,14 +290,32 @@ void Stream::launch(const Launch& launch) {
                                              state.context.device());
     if (status == CUDA_SUCCESS) state.may_share_widely.push_back(kernel);
   }
-  if (status == CUDA_SUCCESS)
-    status = driver().cuLaunchKernel(
-        reinterpret_cast<CUfunction>(kernel), static_cast<unsigned>(launch.grid[0]),
-        static_cast<unsigned>(launch.grid[1]), static_cast<unsigned>(launch.grid[2]), launch.block[0],
-        launch.block[1], launch.block[2], static_cast<unsigned>(launch.shared_bytes), state.stream,
-        launch.arguments, nullptr);
+  const auto function = reinterpret_cast<CUfunction>(kernel);
+  const auto x = static_cast<unsigned>(launch.grid[0]), y = static_cast<unsigned>(launch.grid[1]),
+             z = static_cast<unsigned>(launch.grid[2]), shared = static_cast<unsigned>(launch.shared_bytes);
+  // Dependent on a kernel of ours only: what waits for all that is before it stands between any other two.
+  bool launched = false;
+  if (status == CUDA_SUCCESS && state.dependent && state.after_launch) {
+    CUlaunchAttribute attribute = {};
+    attribute.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+    attribute.value.programmaticStreamSerializationAllowed = 1;
+    const CUlaunchConfig config{
+        x, y, z, launch.block[0], launch.block[1], launch.block[2], shared, state.stream, &attribute, 1};
+    status = driver().cuLaunchKernelEx(&config, function, launch.arguments, nullptr);
+    launched = status == CUDA_SUCCESS;
+    if (launched) dependent_launches_.fetch_add(1, std::memory_order_relaxed);
+    if (status == CUDA_ERROR_NOT_SUPPORTED || status == CUDA_ERROR_INVALID_VALUE) {
+      state.dependent = false;
+      not_dependent(state.ordinal, cat("the driver refuses them (error ", static_cast<int>(status), ")"));
+      status = CUDA_SUCCESS;
+    }
+  }
+  if (status == CUDA_SUCCESS && !launched)
+    status = driver().cuLaunchKernel(function, x, y, z, launch.block[0], launch.block[1], launch.block[2],
+                                     shared, state.stream, launch.arguments, nullptr);
   if (status != CUDA_SUCCESS)
     state.fail_with(status, cat("the launch at ", launch.where.file_name(), ":", launch.where.line()));
+  state.after_launch = true;
 }
 
 Device::Device(int ordinal) {
@@ -349,8 +375,13 @@ Memory Device::allocate_pinned(size_t bytes, std::string_view purpose) const {
   return {info_.ordinal, Memory::Place::host, data, bytes};
 }
 
-std::unique_ptr<Stream> Device::create_stream() const {
+// Kernels of a GPU from 9.0 on are built for 9.0 or newer, and so know how to wait: machine code runs within its major version only.
+std::unique_ptr<Stream> Device::create_stream(bool dependent) const {
   auto state = std::make_unique<Stream::State>(info_.ordinal);
+  state->dependent = dependent && info_.major >= 9 && driver().cuLaunchKernelEx != nullptr;
+  if (dependent && !state->dependent)
+    not_dependent(info_.ordinal, info_.major < 9 ? "it needs compute capability 9.0 or higher"
+                                                 : "the driver needs CUDA 12.3 or newer");
   const Scope scope(state->context);
   check(driver().cuStreamCreate(&state->stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
   return std::make_unique<Stream>(std::move(state));

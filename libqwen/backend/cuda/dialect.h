@@ -2,11 +2,12 @@
 // executor in tests/cuda, which runs each kernel's grid on the CPU. So they use what stands here and nothing else of CUDA:
 //   __global__ __device__ __host__ __forceinline__ __launch_bounds__, threadIdx blockIdx blockDim gridDim, dim3, uint2 uint4 float2
 //   float4 and make_…, __syncthreads __syncwarp __shfl_sync __shfl_xor_sync __shfl_down_sync __shfl_up_sync __ballot_sync __any_sync
-//   __all_sync, __ldg, __popc __ffs __clz, __float_as_uint __uint_as_float, __fmul_rn, atomicAdd of int, unsigned and unsigned long
-//   long, <cmath>'s names, rsqrtf.
+//   __all_sync, __popc __ffs __clz, __float_as_uint __uint_as_float, __fmul_rn, atomicAdd of int, unsigned and unsigned long long,
+//   <cmath>'s names, rsqrtf.
 // bfloat16 is uint16_t. Nothing is declared __shared__ or __constant__: shared_memory() is the launch's dynamic shared memory.
 // Every thread of a block meets every __syncthreads(), every lane of a mask every collective: the executor insists, and so an early
 // return stands only where a whole block takes it or no barrier follows. No atomics on floats.
+// The first statement of every kernel is begin_kernel(): see there.
 #pragma once
 
 #include <cmath>
@@ -64,8 +65,38 @@ __device__ __forceinline__ T* shared_memory() {
   return reinterpret_cast<T*>(qwen_dynamic_shared);
 }
 
-// 16 bytes that this launch reads once and never writes (weights): past L1, and L2 fetches the line's neighbour with it.
+// Dependent launches (PTX ISA, griddepcontrol; option cuda_dependent_launch). From compute capability 9.0 on a kernel may begin while
+// the one before it on its stream still runs: as soon as all blocks of that one have let it, or have ended. So every kernel lets its
+// dependents begin and then, with all its threads, waits until what came before is complete and can be seen. Only behind that it
+// touches memory or returns: so a kernel that is complete says that all before it are, however many have begun meanwhile.
+// Launched in the ordinary way, it finds nothing to wait for.
+__device__ __forceinline__ void let_dependents_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void await_predecessors() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// What stands between the two, where a kernel says them apart, knows its arguments, and of memory what load_weight() may read.
+__device__ __forceinline__ void begin_kernel() {
+  let_dependents_begin();
+  await_predecessors();
+}
+
+// 16 bytes that this launch reads once and does not write: past L1, and L2 fetches the line's neighbour with them.
 __device__ __forceinline__ uint4 load_once(const uint4* from) {
+  uint4 v;
+  asm volatile("ld.global.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(from));
+  return v;
+}
+// The same of what no launch ever writes: weights. The only loads by the way of data that stays as it is (.nc): PTX has that for memory
+// that nobody writes while the kernel is there, and a dependent one is there while others write what it will read.
+__device__ __forceinline__ uint4 load_weight(const uint4* from) {
   uint4 v;
   asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)

@@ -43,6 +43,10 @@ Opened open() {
   QWEN_DRIVER_FUNCTIONS(QWEN_FIND)
 #undef QWEN_FIND
 #undef QWEN_NAME
+  constexpr int kCapturesDependence = 12030;
+  if (opened.version >= kCapturesDependence)
+    opened.driver.cuLaunchKernelEx =
+        reinterpret_cast<decltype(&::cuLaunchKernelEx)>(dlsym(library, "cuLaunchKernelEx"));
   return opened;
 }
 

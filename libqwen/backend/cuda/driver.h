@@ -56,6 +56,8 @@ struct Driver {
 #define QWEN_DRIVER_MEMBER(name) decltype(&::name) name;
   QWEN_DRIVER_FUNCTIONS(QWEN_DRIVER_MEMBER)
 #undef QWEN_DRIVER_MEMBER
+  // nullptr: a driver without it, or one that cannot capture what it does (before CUDA 12.3).
+  decltype(&::cuLaunchKernelEx) cuLaunchKernelEx;
 };
 
 // Only where find_gpus() has found one.

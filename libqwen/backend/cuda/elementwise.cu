@@ -22,31 +22,37 @@ __device__ __forceinline__ float sigmoid(float x) {
 }
 
 __global__ void __launch_bounds__(kThreads) to_operand_kernel(const float* x, int64_t n, uint16_t* out) {
+  begin_kernel();
   if (const int64_t i = element(); i < n) out[i] = to_bf16(x[i]);
 }
 
 __global__ void __launch_bounds__(kThreads)
     silu_mul_kernel(const float* gate, const float* up, int64_t n, void* out, Element out_element) {
+  begin_kernel();
   if (const int64_t i = element(); i < n) store(out, out_element, i, silu_mul(gate[i], up[i]));
 }
 
 __global__ void __launch_bounds__(kThreads)
     sigmoid_mul_kernel(const float* gate, const float* x, int64_t n, void* out, Element out_element) {
+  begin_kernel();
   if (const int64_t i = element(); i < n) store(out, out_element, i, x[i] * sigmoid(gate[i]));
 }
 
 __global__ void __launch_bounds__(kThreads) silu_kernel(const float* x, float factor, int64_t n, float* out) {
+  begin_kernel();
   if (const int64_t i = element(); i < n) out[i] = silu_mul(factor * x[i], 1.0f);
 }
 
 __global__ void __launch_bounds__(kThreads)
     add_kernel(const float* x, const float* gate, int64_t n, int64_t width, float* out) {
+  begin_kernel();
   const int64_t i = element();
   if (i >= n) return;
   out[i] = gate == nullptr ? out[i] + x[i] : fmaf(sigmoid(gate[i / width]), x[i], out[i]);
 }
 
 __global__ void __launch_bounds__(kThreads) split_kernel(SplitArgs args) {
+  begin_kernel();
   const int64_t i = element(), all = args.groups * args.width;
   if (i >= args.rows * all) return;
   const int64_t row = i / all, group = i % all / args.width, j = i % args.width;
@@ -56,11 +62,13 @@ __global__ void __launch_bounds__(kThreads) split_kernel(SplitArgs args) {
 
 __global__ void __launch_bounds__(kThreads)
     gather_kernel(const float* x, const int32_t* indices, int64_t n, int64_t width, float* out) {
+  begin_kernel();
   if (const int64_t i = element(); i < n) out[i] = x[indices[i / width] * width + i % width];
 }
 
 __global__ void __launch_bounds__(kThreads) scatter_add_kernel(const float* x, const int32_t* indices, int64_t n,
                                                                int64_t width, float scale, float* out) {
+  begin_kernel();
   const int64_t i = element();
   if (i >= n) return;
   float& to = out[indices[i / width] * width + i % width];
@@ -69,6 +77,7 @@ __global__ void __launch_bounds__(kThreads) scatter_add_kernel(const float* x, c
 
 // The angle is rounded to float as in transformers; its cosine and sine are computed in double.
 __global__ void __launch_bounds__(kThreads) rope_angles_kernel(RopeAnglesArgs args) {
+  begin_kernel();
   const int64_t i = element();
   if (i >= args.rows * args.half) return;
   const int64_t row = i / args.half, pair = i % args.half;
@@ -81,6 +90,7 @@ __global__ void __launch_bounds__(kThreads) rope_angles_kernel(RopeAnglesArgs ar
 
 __global__ void __launch_bounds__(kThreads)
     rope_kernel(float* x, int64_t n, int64_t heads, int64_t head_dim, const float* angles, int64_t half) {
+  begin_kernel();
   const int64_t i = element();
   if (i >= n) return;
   const int64_t head = i / half, pair = i % half;
@@ -93,6 +103,7 @@ __global__ void __launch_bounds__(kThreads)
 
 __global__ void __launch_bounds__(kThreads)
     mean_of_streams_kernel(const float* x, int64_t n, int64_t streams, int64_t width, float* out) {
+  begin_kernel();
   const int64_t i = element();
   if (i >= n) return;
   const float* const from = x + i / width * streams * width + i % width;
@@ -103,6 +114,7 @@ __global__ void __launch_bounds__(kThreads)
 
 __global__ void __launch_bounds__(kThreads) add_to_streams_kernel(const float* h, const float* gate, int64_t n,
                                                                   int64_t streams, int64_t width, float* x) {
+  begin_kernel();
   const int64_t i = element();
   if (i >= n) return;
   const int64_t row = i / (streams * width);
@@ -113,6 +125,7 @@ __global__ void __launch_bounds__(kThreads) add_to_streams_kernel(const float* h
 // A block of one warp for each stream of each row. The product is summed in double: the gate is steep where it is small.
 __global__ void __launch_bounds__(kWarp) gate_streams_kernel(const float* key, const float* query, const float* value,
                                                              int64_t streams, int64_t width, float* out) {
+  begin_kernel();
   const int64_t at = int64_t{blockIdx.x} * width;
   const float* const from = value + int64_t{blockIdx.x} / streams * width;
   double product = 0;

@@ -14,11 +14,13 @@ __device__ __forceinline__ void widen(const void* table, Element element, int64_
 }
 
 __global__ void __launch_bounds__(kThreads) copy_entries(EmbedArgs args) {
+  begin_kernel();
   const int64_t row = blockIdx.x;
   widen(args.table, args.element, args.ids[row] * args.width, args.width, args.out + row * args.width);
 }
 
 __global__ void __launch_bounds__(kThreads) copy_sharded_entries(ShardedEmbedArgs args) {
+  begin_kernel();
   const int64_t row = blockIdx.x, id = args.ids[row];
   widen(args.shards[id / args.shard_entries], args.element, id % args.shard_entries * args.width, args.width,
         args.out + row * args.width);

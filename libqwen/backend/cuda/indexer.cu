@@ -38,6 +38,7 @@ __device__ __forceinline__ Position position_of(const PagedRows& batch, int64_t 
 
 // A warp: one row's key, and its angles if it is the first of a group.
 __global__ void __launch_bounds__(kThreads) keep_keys(StoreIndexKeysArgs args) {
+  begin_kernel();
   const IndexerShape& shape = args.shape;
   const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   if (row >= args.batch.rows) return;  // no barrier in this kernel
@@ -51,6 +52,7 @@ __global__ void __launch_bounds__(kThreads) keep_keys(StoreIndexKeysArgs args) {
 
 // A warp: the group that one row completes, if it does.
 __global__ void __launch_bounds__(kThreads) finish_groups(StoreIndexKeysArgs args) {
+  begin_kernel();
   const IndexerShape& shape = args.shape;
   const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   if (row >= args.batch.rows) return;  // a whole warp, as below
@@ -78,6 +80,7 @@ __global__ void __launch_bounds__(kThreads) finish_groups(StoreIndexKeysArgs arg
 
 // A thread: a row's score of one group.
 __global__ void __launch_bounds__(kThreads) score_groups(PickArgs args) {
+  begin_kernel();
   const IndexerShape& shape = args.shape;
   const SparseRow row = args.rows[blockIdx.x];
   const int64_t group = int64_t{blockIdx.y} * kThreads + threadIdx.x;
@@ -108,6 +111,7 @@ __global__ void __launch_bounds__(kThreads) score_groups(PickArgs args) {
 // A block: one row. Scores are not negative, so they have the order of their bits: the smallest that is picked is found digit by
 // digit, and everything above it, and of its like the first, is listed.
 __global__ void __launch_bounds__(kThreads) pick(PickArgs args) {
+  begin_kernel();
   const SparseRow row = args.rows[blockIdx.x];
   const int64_t groups = (int64_t{row.position} + 1) / args.shape.ratio;
   const int64_t wanted = args.shape.budget / args.shape.ratio;
@@ -184,6 +188,7 @@ __global__ void __launch_bounds__(kThreads) pick(PickArgs args) {
 // A block: one block of a row's own cache, one key/value head.
 template <class T>
 __global__ void __launch_bounds__(kThreads) gather_blocks(GatherArgs args) {
+  begin_kernel();
   const IndexerShape& shape = args.shape;
   const int64_t blocks = gathered_blocks(shape), width = args.from.width;
   const int64_t item = blockIdx.x / blocks, block = blockIdx.x % blocks, head = blockIdx.y;

@@ -44,7 +44,7 @@ struct Grouping {
   const int32_t* counts = nullptr;   // [experts] members of each
   const int32_t* members = nullptr;  // [experts, capacity]
   int64_t capacity = 0;
-  int64_t of_x = 1;
+  int of_x = 1;
   const void* const* weights = nullptr;  // [experts]
   const void* const* ups = nullptr;
 };
@@ -69,7 +69,7 @@ struct Target {
   int64_t first_output;
   int64_t rows;
   const int32_t* members;
-  int64_t of_x;
+  int of_x;
 
   template <bool kGrouped>
   __device__ __forceinline__ int64_t out_row(int64_t row) const {
@@ -124,12 +124,12 @@ __device__ __forceinline__ void multiply(float (&sum)[4], uint4 low, uint4 high,
 }
 
 // 8 inputs of a row; kWhole: all of them before `end`, else zeros stand for those behind it.
-template <bool kAligned, bool kOnce, bool kWhole>
-__device__ __forceinline__ uint4 inputs(const uint16_t* row, int64_t at, int64_t end) {
+template <bool kAligned, bool kWeights, bool kWhole>
+__device__ __forceinline__ uint4 inputs(const uint16_t* row, int at, int end) {
   if constexpr (kAligned) {
     if (!kWhole && at >= end) return make_uint4(0, 0, 0, 0);
     const uint4* const from = reinterpret_cast<const uint4*>(row + at);
-    return kOnce ? load_once(from) : __ldg(from);
+    return kWeights ? load_weight(from) : *from;
   } else {
     const auto pair = [&](int i) {
       const uint32_t first = at + i < end ? row[at + i] : 0, second = at + i + 1 < end ? row[at + i + 1] : 0;
@@ -143,16 +143,20 @@ __device__ __forceinline__ uint4 inputs(const uint16_t* row, int64_t at, int64_t
 // and are not written.
 template <Rows16 kKind, int kRowTiles, bool kAligned, bool kGrouped>
 __global__ void __launch_bounds__(kThreads, kAligned ? 2 : 1) few_rows(Work work) {
+  let_dependents_begin();
+  if constexpr (kGrouped) await_predecessors();  // which weights these are, launches before have written
   constexpr int kDepth = kRowTiles == 1 ? 4 : kRowTiles == 2 ? 2 : 1;  // spans per turn, a turn ahead
   const int lane = static_cast<int>(threadIdx.x % kWarp), warp = static_cast<int>(threadIdx.x / kWarp);
   const int quad = lane / 4, place = lane % 4;
   const Target on = target<kGrouped>(work, blockIdx.x, kOutputsOf<kKind>);
   const LinearProjection& p = on.p;
-  const int64_t first_output = on.first_output, first_row = int64_t{blockIdx.y} * (8 * kRowTiles), k = work.k;
+  const int64_t first_output = on.first_output, first_row = int64_t{blockIdx.y} * (8 * kRowTiles);
   if (kGrouped && first_row >= on.rows) return;  // the whole block
 
+  // Each row from the lane's first input on; in a row 32 bits count. With more the loop were mostly arithmetic of addresses.
   const auto weight_row = [&](const void* matrix, int64_t output) {
-    return static_cast<const uint16_t*>(matrix) + (output < p.outputs ? output : p.outputs - 1) * k;
+    return static_cast<const uint16_t*>(matrix) + (output < p.outputs ? output : p.outputs - 1) * work.k +
+           place * 8;
   };
   const uint16_t* const low_row = weight_row(p.weight, first_output + quad);
   const uint16_t* const high_row = kKind == Rows16::gated ? weight_row(on.up, first_output + quad)
@@ -161,37 +165,42 @@ __global__ void __launch_bounds__(kThreads, kAligned ? 2 : 1) few_rows(Work work
 #pragma unroll
   for (int n = 0; n < kRowTiles; ++n) {
     const int64_t row = first_row + n * 8 + quad;
-    x_rows[n] =
-        static_cast<const uint16_t*>(work.x) + on.x_row<kGrouped>(row < on.rows ? row : on.rows - 1) * k;
+    x_rows[n] = static_cast<const uint16_t*>(work.x) +
+                on.x_row<kGrouped>(row < on.rows ? row : on.rows - 1) * work.k + place * 8;
   }
 
-  const int64_t begin = warp * work.slice, padded = (k + 63) / 64 * 64;
-  const int64_t end = begin + work.slice < padded ? begin + work.slice : padded;
-  const int64_t readable = end < k ? end : k;
-  constexpr int64_t kTurn = kDepth * kSpan;
+  const int k = static_cast<int>(work.k), slice = static_cast<int>(work.slice);
+  const int begin = warp * slice, end = min(begin + slice, (k + 63) / 64 * 64), readable = min(end, k);
+  constexpr int kTurn = kDepth * kSpan;
   struct Turn {
     uint4 low[kDepth], high[kDepth], x[kDepth][kRowTiles];
   };
-  const auto read = [&]<bool kWhole>(Turn& turn, int64_t at, std::bool_constant<kWhole>) {
+  const int of_lane = readable - place * 8;
+  const auto weights = [&]<bool kWhole>(Turn& turn, int at, std::bool_constant<kWhole>) {
 #pragma unroll
     for (int d = 0; d < kDepth; ++d) {
-      const int64_t from = at + d * kSpan + place * 8;
-      turn.low[d] = inputs<kAligned, true, kWhole>(low_row, from, readable);
-      turn.high[d] = kKind == Rows16::half ? make_uint4(0, 0, 0, 0)
-                                           : inputs<kAligned, true, kWhole>(high_row, from, readable);
-#pragma unroll
-      for (int n = 0; n < kRowTiles; ++n)
-        turn.x[d][n] = inputs<kAligned, false, kWhole>(x_rows[n], from, readable);
+      turn.low[d] = inputs<kAligned, true, kWhole>(low_row, at + d * kSpan, of_lane);
+      turn.high[d] = kKind == Rows16::half
+                         ? make_uint4(0, 0, 0, 0)
+                         : inputs<kAligned, true, kWhole>(high_row, at + d * kSpan, of_lane);
     }
   };
-  const auto load = [&](Turn& turn, int64_t at) {
+  const auto x = [&]<bool kWhole>(Turn& turn, int at, std::bool_constant<kWhole>) {
+#pragma unroll
+    for (int d = 0; d < kDepth; ++d) {
+#pragma unroll
+      for (int n = 0; n < kRowTiles; ++n)
+        turn.x[d][n] = inputs<kAligned, false, kWhole>(x_rows[n], at + d * kSpan, of_lane);
+    }
+  };
+  const auto load = [&](Turn& turn, int at, const auto&... what) {
     if (at + kTurn <= readable)
-      read(turn, at, std::bool_constant<true>());
-    else
-      read(turn, at, std::bool_constant<false>());
+      (what(turn, at, std::bool_constant<true>()), ...);
+    else if (at < end)  // else nobody adds it
+      (what(turn, at, std::bool_constant<false>()), ...);
   };
   float sums[kRowTiles][4] = {};
-  const auto add = [&](const Turn& turn, int64_t at) {
+  const auto add = [&](const Turn& turn, int at) {
 #pragma unroll
     for (int d = 0; d < kDepth; ++d) {
       if (at + d * kSpan >= end) break;
@@ -199,12 +208,14 @@ __global__ void __launch_bounds__(kThreads, kAligned ? 2 : 1) few_rows(Work work
       for (int n = 0; n < kRowTiles; ++n) multiply(sums[n], turn.low[d], turn.high[d], turn.x[d][n]);
     }
   };
-  Turn even, odd;
-  load(even, begin);
-  for (int64_t at = begin; at < end; at += 2 * kTurn) {
-    load(odd, at + kTurn);
+  Turn even = {}, odd = {};
+  load(even, begin, weights);  // while what computes x still runs
+  if constexpr (!kGrouped) await_predecessors();
+  load(even, begin, x);
+  for (int at = begin; at < end; at += 2 * kTurn) {
+    load(odd, at + kTurn, weights, x);
     add(even, at);
-    load(even, at + 2 * kTurn);
+    load(even, at + 2 * kTurn, weights, x);
     add(odd, at + kTurn);
   }
 
@@ -256,68 +267,86 @@ struct ManyRows {
 
 template <bool kGated, int kOutputTiles, int kRowTiles, bool kGrouped>
 __global__ void __launch_bounds__(kThreads, 1) many_rows(Work work) {
+  begin_kernel();
   using Tile = ManyRows<kGated, kOutputTiles, kRowTiles>;
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kWarp, warp = thread / kWarp, quad = lane / 4, place = lane % 4;
   const Target on = target<kGrouped>(work, blockIdx.y, Tile::kTileOutputs);
   const LinearProjection& p = on.p;
-  const int64_t first_output = on.first_output, first_row = int64_t{blockIdx.x} * Tile::kTileRows, k = work.k;
+  const int64_t first_output = on.first_output, first_row = int64_t{blockIdx.x} * Tile::kTileRows;
   if (kGrouped && first_row >= on.rows) return;  // the whole block
   uint4* const shared = shared_memory<uint4>();
 
-  const auto load = [&](int64_t step) {
-    uint4* const weights = shared + step % Tile::kStages * Tile::kStage;
-    uint4* const rows = weights + Tile::kTileWeights * Tile::kChunks;
-    const int chunk = thread % Tile::kChunks;
-    const int64_t at = step * Tile::kInputs + chunk * 8;
+  // A thread copies one chunk of every 64 inputs, of each kApart-th row. Where those rows are is worked out once: done in the loop, it were
+  // most of what that does. Rows and outputs too many are the last one again, and are not written.
+  constexpr int kApart = kThreads / Tile::kChunks;
+  constexpr int kOfWeights = Tile::kTileWeights / kApart, kOfRows = Tile::kTileRows / kApart;
+  const int first = thread / Tile::kChunks, chunk = thread % Tile::kChunks;
+  const uint16_t *weights_from[kOfWeights], *rows_from[kOfRows];
 #pragma unroll
-    for (int i = 0; i < Tile::kTileWeights * Tile::kChunks / kThreads; ++i) {
-      const int row = thread / Tile::kChunks + i * (kThreads / Tile::kChunks);
-      // Of 16 rows that are gated the first 8 are gates, the others ups, as in few_rows.
-      const int64_t output = first_output + (kGated ? row / 16 * 8 + row % 8 : row);
-      const void* const matrix = kGated && row % 16 >= 8 ? on.up : p.weight;
-      const bool valid = output < p.outputs && at < k;
-      cp_async16(weights + Tile::place_of(row, chunk),
-                 static_cast<const uint16_t*>(matrix) + (valid ? output * k + at : 0), valid);
+  for (int i = 0; i < kOfWeights; ++i) {
+    const int row = first + i * kApart;
+    // Of 16 rows that are gated the first 8 are gates, the others ups, as in few_rows.
+    const int64_t output = first_output + (kGated ? row / 16 * 8 + row % 8 : row);
+    const void* const matrix = kGated && row % 16 >= 8 ? on.up : p.weight;
+    weights_from[i] = static_cast<const uint16_t*>(matrix) +
+                      (output < p.outputs ? output : p.outputs - 1) * work.k + chunk * 8;
+  }
+#pragma unroll
+  for (int i = 0; i < kOfRows; ++i) {
+    const int64_t row = first_row + first + i * kApart;
+    rows_from[i] = static_cast<const uint16_t*>(work.x) +
+                   on.x_row<kGrouped>(row < on.rows ? row : on.rows - 1) * work.k + chunk * 8;
+  }
+  const int to = Tile::place_of(first, chunk), k = static_cast<int>(work.k);
+  const auto load = [&](int step, int stage) {  // one step after the other
+    uint4* const weights = shared + stage * Tile::kStage + to;
+    uint4* const rows = weights + Tile::kTileWeights * Tile::kChunks;
+    const bool valid = step * Tile::kInputs + chunk * 8 < k;
+#pragma unroll
+    for (int i = 0; i < kOfWeights; ++i) {
+      cp_async16(weights + i * kApart * Tile::kChunks, weights_from[i], valid);
+      weights_from[i] += Tile::kInputs;
     }
 #pragma unroll
-    for (int i = 0; i < Tile::kTileRows * Tile::kChunks / kThreads; ++i) {
-      const int row = thread / Tile::kChunks + i * (kThreads / Tile::kChunks);
-      const bool valid = first_row + row < on.rows && at < k;
-      cp_async16(
-          rows + Tile::place_of(row, chunk),
-          static_cast<const uint16_t*>(work.x) + (valid ? on.x_row<kGrouped>(first_row + row) * k + at : 0),
-          valid);
+    for (int i = 0; i < kOfRows; ++i) {
+      cp_async16(rows + i * kApart * Tile::kChunks, rows_from[i], valid);
+      rows_from[i] += Tile::kInputs;
     }
   };
 
-  const int64_t steps = (k + Tile::kInputs - 1) / Tile::kInputs;
-  const int64_t steps_of_slice = work.slice / Tile::kInputs;
+  const int steps = (k + Tile::kInputs - 1) / Tile::kInputs;
+  const int steps_of_slice = static_cast<int>(work.slice) / Tile::kInputs;
 #pragma unroll
   for (int s = 0; s < Tile::kStages - 1; ++s) {
-    if (s < steps) load(s);
+    if (s < steps) load(s, s);
     cp_async_commit();
   }
   const int first_weight = warp / 4 * (16 * kOutputTiles), first_x = warp % 4 * (8 * kRowTiles);
   float sums[kOutputTiles][kRowTiles][4] = {}, totals[kOutputTiles][kRowTiles][4] = {};
-  int64_t left_of_slice = steps_of_slice;
-  for (int64_t step = 0; step < steps; ++step) {
+  const int weights_at = Tile::place_of(first_weight + quad, place),
+            x_at = Tile::place_of(first_x + quad, place);
+  int left_of_slice = steps_of_slice, stage = 0, next_stage = Tile::kStages - 1;
+  for (int step = 0; step < steps; ++step) {
     cp_async_wait<Tile::kStages - 2>();
     __syncthreads();  // the stage is there for all, and all have left the one that is loaded next
-    if (step + Tile::kStages - 1 < steps) load(step + Tile::kStages - 1);
+    if (step + Tile::kStages - 1 < steps) load(step + Tile::kStages - 1, next_stage);
     cp_async_commit();
-    const uint4* const weights = shared + step % Tile::kStages * Tile::kStage;
+    const uint4* const weights = shared + stage * Tile::kStage;
     const uint4* const rows = weights + Tile::kTileWeights * Tile::kChunks;
+    next_stage = stage;
+    stage = stage + 1 == Tile::kStages ? 0 : stage + 1;
 #pragma unroll
     for (int span = 0; span < Tile::kInputs / kSpan; ++span) {
-      const int chunk = span * 4 + place;
+      constexpr int kOf8Rows = 8 * Tile::kChunks;
+      const int of_span = span * 4;  // place_of(row, span * 4 + place) is place_of(row, place) ^ of_span
       uint4 x[kRowTiles];
 #pragma unroll
-      for (int n = 0; n < kRowTiles; ++n) x[n] = rows[Tile::place_of(first_x + n * 8 + quad, chunk)];
+      for (int n = 0; n < kRowTiles; ++n) x[n] = rows[(x_at ^ of_span) + n * kOf8Rows];
 #pragma unroll
       for (int m = 0; m < kOutputTiles; ++m) {
-        const uint4 low = weights[Tile::place_of(first_weight + m * 16 + quad, chunk)];
-        const uint4 high = weights[Tile::place_of(first_weight + m * 16 + 8 + quad, chunk)];
+        const uint4 low = weights[(weights_at ^ of_span) + 2 * m * kOf8Rows];
+        const uint4 high = weights[(weights_at ^ of_span) + (2 * m + 1) * kOf8Rows];
 #pragma unroll
         for (int n = 0; n < kRowTiles; ++n) multiply(sums[m][n], low, high, x[n]);
       }
@@ -369,10 +398,10 @@ __device__ __forceinline__ float widen(uint16_t value) {
 
 // Four weights as float32, of an address that suits a load of all of them.
 __device__ __forceinline__ float4 four(const float* from) {
-  return __ldg(reinterpret_cast<const float4*>(from));
+  return *reinterpret_cast<const float4*>(from);
 }
 __device__ __forceinline__ float4 four(const uint16_t* from) {
-  const uint2 v = __ldg(reinterpret_cast<const uint2*>(from));
+  const uint2 v = *reinterpret_cast<const uint2*>(from);
   return make_float4(__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u),
                      __uint_as_float(v.y << 16), __uint_as_float(v.y & 0xffff0000u));
 }
@@ -380,6 +409,7 @@ __device__ __forceinline__ float4 four(const uint16_t* from) {
 // A block: 32 outputs, a lane each, and up to kRows rows; each warp a slice of k. Gated: 16 outputs, their gates, then their ups.
 template <class Weight, bool kGated, int kRows, bool kGrouped>
 __global__ void __launch_bounds__(kThreads, 2) fma_rows(Work work, bool aligned) {
+  begin_kernel();
   constexpr int kOutputs = kGated ? kWarp / 2 : kWarp;
   const int lane = static_cast<int>(threadIdx.x % kWarp), warp = static_cast<int>(threadIdx.x / kWarp);
   const Target on = target<kGrouped>(work, blockIdx.x, kOutputs);

@@ -11,6 +11,7 @@ constexpr float kNever = -INFINITY;
 
 // A warp: one row.
 __global__ void __launch_bounds__(kWarp) choose_experts(RouteArgs args) {
+  begin_kernel();
   const Routing& to = args.to;
   const int lane = static_cast<int>(threadIdx.x), experts = static_cast<int>(to.experts);
   const int top_k = static_cast<int>(to.top_k);
@@ -73,6 +74,7 @@ __global__ void __launch_bounds__(kWarp) choose_experts(RouteArgs args) {
 
 // A block: one expert's assignments.
 __global__ void __launch_bounds__(kThreads) list_members(Routing to) {
+  begin_kernel();
   const int lane = static_cast<int>(threadIdx.x % kWarp), warp = static_cast<int>(threadIdx.x / kWarp);
   const int64_t assignments = to.rows * to.top_k, expert = blockIdx.x;
   int32_t* const members = to.members + expert * to.rows;
@@ -98,6 +100,7 @@ __global__ void __launch_bounds__(kThreads) list_members(Routing to) {
 
 // One warp: the experts that have something to do.
 __global__ void __launch_bounds__(kWarp) list_active(Routing to, int64_t most) {
+  begin_kernel();
   const int lane = static_cast<int>(threadIdx.x);
   int64_t count = 0;
   for (int64_t first = 0; first < to.experts; first += kWarp) {
@@ -112,6 +115,7 @@ __global__ void __launch_bounds__(kWarp) list_active(Routing to, int64_t most) {
 
 __global__ void __launch_bounds__(kThreads)
     combine_answers(Routing routing, const float* answers, int64_t width, float* out) {
+  begin_kernel();
   const int64_t row = blockIdx.x, n = int64_t{blockIdx.y} * kThreads + threadIdx.x;
   if (n >= width) return;  // no barrier in this kernel
   float sum = 0;
@@ -173,7 +177,7 @@ void run_experts(Stream& stream, const ExpertsArgs& args) {
   Work gated = work(args.x, args.width, args.inner);
   gated.gated_out = args.hidden;
   gated.out_element = args.x_element;
-  gated.grouping.of_x = routing.top_k;
+  gated.grouping.of_x = static_cast<int>(routing.top_k);
   gated.grouping.weights = args.gates;
   gated.grouping.ups = args.ups;
   multiply<true>(stream, gated, args);

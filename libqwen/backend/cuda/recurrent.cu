@@ -42,6 +42,7 @@ struct ChannelInput {
 };
 
 __global__ void __launch_bounds__(kThreads) convolve_rows(ConvolveArgs args) {
+  begin_kernel();
   const RecurrentLayout& layout = args.cache.layout;
   const int64_t row = blockIdx.x, channel = int64_t{blockIdx.y} * kThreads + threadIdx.x;
   if (channel >= layout.channels) return;  // no barrier in this kernel
@@ -56,6 +57,7 @@ __global__ void __launch_bounds__(kThreads) convolve_rows(ConvolveArgs args) {
 
 // A thread: one channel of one sequence; windows first, as the ring's new inputs may take the place of old ones that they need.
 __global__ void __launch_bounds__(kThreads) keep_inputs(ConvolveArgs args) {
+  begin_kernel();
   const RecurrentLayout& layout = args.cache.layout;
   const int64_t channel = int64_t{blockIdx.y} * kThreads + threadIdx.x;
   if (channel >= layout.channels) return;  // no barrier in this kernel
@@ -85,6 +87,7 @@ __device__ __forceinline__ Prepared prepared(const DeltaRuleArgs& args) {
 
 // A warp: keys and queries of one row and key head, divided by their lengths as transformers' l2norm does, queries by sqrt(key_dim).
 __global__ void __launch_bounds__(kThreads) prepare_heads(DeltaRuleArgs args) {
+  begin_kernel();
   const GatedDeltaShape& s = args.cache.layout.shape;
   const int64_t item = int64_t{blockIdx.x} * (kThreads / kWarp) + threadIdx.x / kWarp;
   const int64_t row = item / s.key_heads, head = item % s.key_heads;
@@ -102,6 +105,7 @@ __global__ void __launch_bounds__(kThreads) prepare_heads(DeltaRuleArgs args) {
 
 // A thread: one value head of one sequence, row after row.
 __global__ void __launch_bounds__(kThreads) prepare_decays(DeltaRuleArgs args) {
+  begin_kernel();
   const RecurrentLayout& layout = args.cache.layout;
   const GatedDeltaShape& s = layout.shape;
   const int64_t item = int64_t{blockIdx.x} * kThreads + threadIdx.x;
@@ -125,7 +129,8 @@ __global__ void __launch_bounds__(kThreads) prepare_decays(DeltaRuleArgs args) {
 }
 
 // A block: kColumns columns of one value head of one sequence.
-__global__ void __launch_bounds__(kThreads) advance_columns(DeltaRuleArgs args) {
+__global__ void __launch_bounds__(kThreads, 1) advance_columns(DeltaRuleArgs args) {
+  begin_kernel();
   const RecurrentLayout& layout = args.cache.layout;
   const GatedDeltaShape& s = layout.shape;
   const int thread = static_cast<int>(threadIdx.x), key_dim = static_cast<int>(s.key_dim);
@@ -255,6 +260,7 @@ __global__ void __launch_bounds__(kThreads) advance_columns(DeltaRuleArgs args) 
 
 // A block: one sequence's keys and decays of its current chunk.
 __global__ void __launch_bounds__(kThreads) keep_chunk(DeltaRuleArgs args) {
+  begin_kernel();
   const RecurrentLayout& layout = args.cache.layout;
   const GatedDeltaShape& s = layout.shape;
   const RecurrentSequence sequence = args.batch.sequences[blockIdx.x];

@@ -9,6 +9,7 @@ namespace {
 constexpr int kThreads = 256;
 
 __global__ void __launch_bounds__(kThreads) norm_short_rows(RmsNormArgs args) {
+  begin_kernel();
   const int64_t row = int64_t{blockIdx.x} * (kThreads / kWarp) + threadIdx.x / kWarp;
   if (row >= args.rows) return;  // a whole warp
   const int64_t width = args.width, from = row * width;
@@ -20,6 +21,7 @@ __global__ void __launch_bounds__(kThreads) norm_short_rows(RmsNormArgs args) {
 
 // Thread t has the numbers 4 t to 4 t + 3 of each kThreads * 4, whether four can be read at once or not.
 __global__ void __launch_bounds__(kThreads) norm_long_rows(RmsNormArgs args, bool fours) {
+  begin_kernel();
   const int64_t width = args.width, row = blockIdx.x;
   const float* const x = args.x + row * width;
   const float* const weight = args.weight + row % args.norms * width;

@@ -233,6 +233,7 @@ __device__ __forceinline__ Piece piece_of(const SampleKernelArgs& args, const Sa
 
 // A block: one piece of one row. What it is before the edits, the edits, and its likeliest token behind them.
 __global__ void __launch_bounds__(kThreads) scan(SampleKernelArgs args) {
+  begin_kernel();
   Shared& shared = *shared_memory<Shared>();
   const SampleRow row = args.rows[blockIdx.y];
   const Piece piece = piece_of(args, row);
@@ -286,6 +287,7 @@ __device__ __forceinline__ void flush(const Shared& shared, Mass* to) {
 
 // A block: one piece of one row, before its edits. How many tokens each bin has.
 __global__ void __launch_bounds__(kThreads) count_own(SampleKernelArgs args) {
+  begin_kernel();
   const SampleRow row = args.rows[blockIdx.y];
   if (row.top_logprobs == 0) return;
   Shared& shared = *shared_memory<Shared>();
@@ -298,6 +300,7 @@ __global__ void __launch_bounds__(kThreads) count_own(SampleKernelArgs args) {
 
 // A block: one piece of one row. What its bins have: tokens where top_k will be asked, else likelihood.
 __global__ void __launch_bounds__(kThreads) weigh(SampleKernelArgs args) {
+  begin_kernel();
   const SampleRow row = args.rows[blockIdx.y];
   if (!is_drawn(row)) return;
   Shared& shared = *shared_memory<Shared>();
@@ -341,6 +344,7 @@ __device__ __forceinline__ Border border_of(const Mass* histogram, const SampleR
 // Own: those of the logits before the edits.
 template <bool Own>
 __global__ void __launch_bounds__(kThreads) collect(SampleKernelArgs args) {
+  begin_kernel();
   const SampleRow row = args.rows[blockIdx.y];
   if (Own ? row.top_logprobs == 0 : !is_listed(row)) return;
   Shared& shared = *shared_memory<Shared>();
@@ -387,6 +391,7 @@ struct Listed {
 
 // A block: one row's top_logprobs, of which the normaliser is still missing.
 __global__ void __launch_bounds__(kThreads) find_top(SampleKernelArgs args) {
+  begin_kernel();
   const SampleRow row = args.rows[blockIdx.x];
   Shared& shared = *shared_memory<Shared>();
   const Listed listed(args, row, args.count + blockIdx.x);
@@ -513,7 +518,8 @@ __device__ __forceinline__ double log_sum_exp(const SampleKernelArgs& args) {
 }
 
 // A block: one row's answer.
-__global__ void __launch_bounds__(kThreads) choose(SampleKernelArgs args) {
+__global__ void __launch_bounds__(kThreads, 1) choose(SampleKernelArgs args) {
+  begin_kernel();
   Shared& shared = *shared_memory<Shared>();
   const SampleRow row = args.rows[blockIdx.x];
   const Place best = best_of(args, blockIdx.x, shared);

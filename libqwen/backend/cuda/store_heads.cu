@@ -26,6 +26,7 @@ __device__ __forceinline__ void prepare(const StoreHeadsArgs& args, int64_t row,
 }
 
 __global__ void __launch_bounds__(kThreads) store_every_head(StoreHeadsArgs args) {
+  begin_kernel();
   const PagedCacheView& cache = args.cache;
   const int64_t head_dim = cache.head_dim, kv_heads = cache.kv_heads, lane = threadIdx.x % kWarp;
   const int64_t heads = args.heads + 2 * kv_heads;
