@@ -98,6 +98,7 @@ if NVCC is not None:
                 "backend/cuda/driver",
                 "backend/cuda/kernel_registry",
                 "base/error",
+                "base/log",
             )
             sources = [ROOT / "tests/gpu/main.cpp", *(ROOT / "libqwen" / f"{name}.cpp" for name in names)]
             flags = [

@@ -25,13 +25,13 @@ MAY_SPILL = {"rope_angles_kernel": "sine and cosine in float64 reduce large angl
 READS_AHEAD = r"few_rows<\d, \d, (true|false), false>"
 
 BAD = """
-__global__ void waits(float* x) {
+__global__ void __launch_bounds__(64) waits(float* x) {
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
   asm volatile("griddepcontrol.wait;" ::: "memory");
   x[threadIdx.x] += 1;
 }
-__global__ void never_waits(float* x) { x[threadIdx.x] += 1; }
-__global__ void waits_late(float* x) {
+__global__ void __launch_bounds__(64) never_waits(float* x) { x[threadIdx.x] += 1; }
+__global__ void __launch_bounds__(64) waits_late(float* x) {
   const float before = x[threadIdx.x];
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
   asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -87,7 +87,7 @@ def test_every_kernel_waits_before_it_touches_memory(kernels: list[Any]) -> None
 def test_only_weights_are_read_as_what_never_changes(kernels: list[Any]) -> None:
     """The compiler may do so by itself where it believes that a kernel does not write, and move such loads ahead of the wait."""
     reading = {kernel.name.partition("<")[0] for kernel in kernels if any(".CONSTANT" in text for _, text in kernel.code)}
-    assert reading == {"few_rows"}
+    assert reading == {"few_rows", "rope_angles_kernel"}  # the latter of sine's and cosine's own tables
 
 
 def test_blocks_of_a_multiprocessor(kernels: list[Any]) -> None:
@@ -114,7 +114,7 @@ def test_what_it_finds_of_kernels_that_are_bad(report: ModuleType, tmp_path: Pat
     assert report.architectures(tmp_path / "bad.o") == [90]
     bad = {kernel.name: kernel for kernel in report.kernels(tmp_path / "bad.o", 90)}
     assert bad["waits"].before_waiting() == (True, [])
-    assert bad["waits"].spills == 0
+    assert (bad["waits"].spills, bad["waits"].threads, bad["waits"].blocks) == (0, 64, 32)
     assert bad["never_waits"].before_waiting() == (False, [])
     waits, ahead = bad["waits_late"].before_waiting()
     assert waits

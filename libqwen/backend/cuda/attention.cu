@@ -137,7 +137,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_tiles(Walk walk) {
       const uint16_t* const keys =
           static_cast<const uint16_t*>(cache.keys) + block * kBlock * (kSpans * 32) + place * 8;
       float scores[4][4] = {};
-      constexpr int kAtOnce = kSpans % 2 == 0 ? 2 : 1;  // spans of four loads
+      constexpr int kAtOnce = kSplit && kSpans <= 4 ? kSpans : kSpans % 2 == 0 ? 2 : 1;  // spans of four loads
 #pragma unroll
       for (int span = 0; span < kSpans; span += kAtOnce) {
         uint4 k[kAtOnce][4];
@@ -154,6 +154,17 @@ __global__ void __launch_bounds__(kThreads, 1) attend_tiles(Walk walk) {
           for (int j = 0; j < 4; ++j) multiply(scores[j], low, high, k[s][j]);
         }
       }
+
+      // The first values, before anything waits for the scores.
+      const uint16_t* const values = static_cast<const uint16_t*>(cache.values) +
+                                     (block * (kSpans * 32) + first_dim + quad) * kBlock + place * 8;
+      constexpr int kTilesAtOnce = kValueTiles % 8 == 0 ? 8 : kValueTiles % 4 == 0 ? 4 : 2;
+      uint4 v[kTilesAtOnce];
+      const auto read_values = [&](int first_tile) {
+#pragma unroll
+        for (int i = 0; i < kTilesAtOnce; ++i) v[i] = read(values + (first_tile + i) * 8 * kBlock, kSplit);
+      };
+      read_values(0);
 
       uint4 probabilities[2];  // A's fragments of the lane's two queries
 #pragma unroll
@@ -196,14 +207,9 @@ __global__ void __launch_bounds__(kThreads, 1) attend_tiles(Walk walk) {
         return index + 1 < known ? ~0u : index < known ? 0xffffu : 0;
       };
       const uint4 mask = make_uint4(of_known(0), of_known(2), of_known(4), of_known(6));
-      const uint16_t* const values = static_cast<const uint16_t*>(cache.values) +
-                                     (block * (kSpans * 32) + first_dim + quad) * kBlock + place * 8;
-      constexpr int kTilesAtOnce = kValueTiles % 8 == 0 ? 8 : kValueTiles % 4 == 0 ? 4 : 2;
 #pragma unroll
       for (int n = 0; n < kValueTiles; n += kTilesAtOnce) {
-        uint4 v[kTilesAtOnce];
-#pragma unroll
-        for (int i = 0; i < kTilesAtOnce; ++i) v[i] = read(values + (n + i) * 8 * kBlock, kSplit);
+        if (n > 0) read_values(n);
 #pragma unroll
         for (int i = 0; i < kTilesAtOnce; ++i) {
           v[i] = make_uint4(v[i].x & mask.x, v[i].y & mask.y, v[i].z & mask.z, v[i].w & mask.w);
@@ -365,13 +371,26 @@ __global__ void __launch_bounds__(kThreads) merge_parts(Walk walk) {
       sight(args.window, sequence.context_length + static_cast<int32_t>(row - sequence.first_row));
   constexpr int kPart = static_cast<int>(kAttentionPart);
   float total = 0, total_maximum = kNone, total_sum = 0;
-  for (int part = sees.first / kPart; part <= sees.last / kPart; ++part) {
-    const float* const from = partial(walk, item, part);
-    const float top = fmaxf(total_maximum, from[0]);
-    const float earlier = softmax_weight(total_maximum, top), now = softmax_weight(from[0], top);
-    total_maximum = top;
-    total_sum = merge(total_sum, earlier, from[1], now);
-    total = merge(total, earlier, from[2 + dim], now);
+  const int last = sees.last / kPart;
+  constexpr int kAtOnce = 8;  // parts on their way together: this waits for little else
+  for (int first = sees.first / kPart; first <= last; first += kAtOnce) {
+    float maxima[kAtOnce], sums[kAtOnce], values[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const float* const from = partial(walk, item, min(first + i, last));
+      maxima[i] = from[0];
+      sums[i] = from[1];
+      values[i] = from[2 + dim];
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (first + i > last) break;
+      const float top = fmaxf(total_maximum, maxima[i]);
+      const float earlier = softmax_weight(total_maximum, top), now = softmax_weight(maxima[i], top);
+      total_maximum = top;
+      total_sum = merge(total_sum, earlier, sums[i], now);
+      total = merge(total, earlier, values[i], now);
+    }
   }
   store(args.out, args.out_element, item * head_dim + dim, finished(total, total_sum));
 }

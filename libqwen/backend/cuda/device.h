@@ -152,7 +152,7 @@ class Device {
   Memory allocate(size_t bytes, std::string_view purpose) const;
   Memory allocate_pinned(size_t bytes, std::string_view purpose) const;
   // dependent: a kernel may begin before the one given just before it is complete, and waits for it itself (dialect.h, begin_kernel()).
-  // Where this GPU or its driver has no such launches, the log says so, and they are as usual.
+  // Where this GPU or its driver has no such launches, the log says so at the first of them, and they are as usual.
   std::unique_ptr<Stream> create_stream(bool dependent = false) const;
   std::unique_ptr<Event> create_event() const;
 

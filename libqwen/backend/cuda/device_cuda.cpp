@@ -122,6 +122,7 @@ struct Stream::State {
     }
   }
   int ordinal;
+  int major = 0;  // compute capability
   Context context;
   CUstream stream = nullptr;
   std::optional<Error> error;  // sticky
@@ -169,10 +170,6 @@ auto saying(const char* what) {
 
 CUdeviceptr address(const void* data) {
   return reinterpret_cast<CUdeviceptr>(data);
-}
-
-void not_dependent(int ordinal, const std::string& why) {
-  log(LogLevel::warning, "GPU ", ordinal, ": option 'cuda_dependent_launch' has no effect: ", why);
 }
 
 }  // namespace
@@ -293,21 +290,31 @@ void Stream::launch(const Launch& launch) {
   const auto function = reinterpret_cast<CUfunction>(kernel);
   const auto x = static_cast<unsigned>(launch.grid[0]), y = static_cast<unsigned>(launch.grid[1]),
              z = static_cast<unsigned>(launch.grid[2]), shared = static_cast<unsigned>(launch.shared_bytes);
-  // Dependent on a kernel of ours only: what waits for all that is before it stands between any other two.
+  // Dependent on a kernel of ours only: what waits for all that is before it stands between any other two. Kernels of a GPU from 9.0 on
+  // are built for 9.0 or newer, and so know how to wait: machine code runs within its major version only.
   bool launched = false;
   if (status == CUDA_SUCCESS && state.dependent && state.after_launch) {
-    CUlaunchAttribute attribute = {};
-    attribute.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
-    attribute.value.programmaticStreamSerializationAllowed = 1;
-    const CUlaunchConfig config{
-        x, y, z, launch.block[0], launch.block[1], launch.block[2], shared, state.stream, &attribute, 1};
-    status = driver().cuLaunchKernelEx(&config, function, launch.arguments, nullptr);
-    launched = status == CUDA_SUCCESS;
-    if (launched) dependent_launches_.fetch_add(1, std::memory_order_relaxed);
-    if (status == CUDA_ERROR_NOT_SUPPORTED || status == CUDA_ERROR_INVALID_VALUE) {
+    const char* why_not = state.major < 9                        ? "it needs compute capability 9.0 or higher"
+                          : driver().cuLaunchKernelEx == nullptr ? "the driver needs CUDA 12.3 or newer"
+                                                                 : nullptr;
+    if (why_not == nullptr) {
+      CUlaunchAttribute attribute = {};
+      attribute.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+      attribute.value.programmaticStreamSerializationAllowed = 1;
+      const CUlaunchConfig config{
+          x, y, z, launch.block[0], launch.block[1], launch.block[2], shared, state.stream, &attribute, 1};
+      status = driver().cuLaunchKernelEx(&config, function, launch.arguments, nullptr);
+      launched = status == CUDA_SUCCESS;
+      if (launched) dependent_launches_.fetch_add(1, std::memory_order_relaxed);
+      if (status == CUDA_ERROR_NOT_SUPPORTED || status == CUDA_ERROR_INVALID_VALUE) {
+        why_not = "the driver refuses them";
+        status = CUDA_SUCCESS;
+      }
+    }
+    if (why_not != nullptr) {
       state.dependent = false;
-      not_dependent(state.ordinal, cat("the driver refuses them (error ", static_cast<int>(status), ")"));
-      status = CUDA_SUCCESS;
+      log(LogLevel::warning, "GPU ", state.ordinal,
+          ": option 'cuda_dependent_launch' has no effect: ", why_not);
     }
   }
   if (status == CUDA_SUCCESS && !launched)
@@ -375,13 +382,10 @@ Memory Device::allocate_pinned(size_t bytes, std::string_view purpose) const {
   return {info_.ordinal, Memory::Place::host, data, bytes};
 }
 
-// Kernels of a GPU from 9.0 on are built for 9.0 or newer, and so know how to wait: machine code runs within its major version only.
 std::unique_ptr<Stream> Device::create_stream(bool dependent) const {
   auto state = std::make_unique<Stream::State>(info_.ordinal);
-  state->dependent = dependent && info_.major >= 9 && driver().cuLaunchKernelEx != nullptr;
-  if (dependent && !state->dependent)
-    not_dependent(info_.ordinal, info_.major < 9 ? "it needs compute capability 9.0 or higher"
-                                                 : "the driver needs CUDA 12.3 or newer");
+  state->dependent = dependent;
+  state->major = info_.major;
   const Scope scope(state->context);
   check(driver().cuStreamCreate(&state->stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
   return std::make_unique<Stream>(std::move(state));

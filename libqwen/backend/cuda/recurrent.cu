@@ -202,6 +202,7 @@ __global__ void __launch_bounds__(kThreads, 1) advance_columns(DeltaRuleArgs arg
       if (n >= columns) continue;
       const float* const q = query(t);
       float of_key = 0, of_query = 0;
+#pragma unroll 16  // loads that are on their way together: a step of one row waits for little else
       for (int d = 0; d < key_dim; ++d) {
         const float element = state[d * s.value_dim + n];
         of_key = fmaf(keys[t * stride + d], element, of_key);
