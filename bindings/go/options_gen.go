@@ -87,6 +87,12 @@ func WithCUDAGraphs(value bool) ConfigOption {
 	return WithOption("cuda_graphs", value)
 }
 
+// WithCUDADependentLaunch sets the option cuda_dependent_launch. true: on a GPU of compute capability 9.0 or higher a
+// kernel begins while the one before it ends, and waits for it itself: with the same results. Default: false.
+func WithCUDADependentLaunch(value bool) ConfigOption {
+	return WithOption("cuda_dependent_launch", value)
+}
+
 // WithMTP sets the option mtp. true: load the checkpoint's multi-token-prediction head too, for its logits. Default:
 // false.
 func WithMTP(value bool) ConfigOption {
