@@ -348,8 +348,8 @@ GpuOffer find_gpu();
 
 // How fast this machine is at what bounds a model: reading memory, and multiplying at the level and precision of the engine.
 struct MachineLimits {
-  int threads = 0;
-  std::string_view level;  // "amx"; static memory
+  int threads = 0;         // of a GPU its multiprocessors
+  std::string_view level;  // "amx", "sm_90"; static memory
   Precision precision = Precision::bf16;
   double read_bytes_per_second = 0;  // all threads together
   double flops_per_second = 0;       // likewise; a multiplication with its addition is two
@@ -357,6 +357,8 @@ struct MachineLimits {
 };
 // Measures for about half a second with threads of its own. Throws Error: those of the options; out_of_memory.
 MachineLimits measure_machine(const CpuOptions& options);
+// The same of a GPU and its own memory, with the instructions that our kernels use. Throws as create_cuda_backend() does.
+MachineLimits measure_machine(const CudaOptions& options);
 // The levels this machine offers, lowest first: {"portable", "avx2", …}.
 std::vector<std::string> cpu_isa_levels();
 
