@@ -628,16 +628,17 @@ QWEN_API int32_t qwen_rerank(qwen_engine *engine, const char *query, size_t quer
 /* What bounds every engine on this machine: a token needs bytes that must be read and products that must be formed. */
 typedef struct qwen_machine {
   uint32_t struct_size;
-  int32_t threads;              /* that measured: those of the option, or as an engine would choose */
+  int32_t threads;              /* that measured: those of the option, or as an engine would choose; a GPU's multiprocessors */
   double read_bytes_per_second; /* from memory, all threads together; the fastest of several passes */
   double flops_per_second;      /* likewise, in registers: a multiplication with its addition counts as two */
   int64_t buffer_bytes;         /* of the memory that was read */
-  const char *level;            /* "amx"; both texts: static memory */
+  const char *level;            /* "amx", "sm_90"; both texts: static memory */
   const char *dtype;            /* "bf16": of the level's arithmetic, the kind that an engine of this dtype uses */
 } qwen_machine;
 
 /* Measures this machine and blocks for it, with threads of its own: about 0.6 seconds. Takes memory meanwhile, a quarter of
- * what is free, 64 to 512 MiB. Of the engine options threads, cpu_isa and dtype matter. What else runs on the machine
+ * what is free, 64 to 512 MiB; of a GPU's at most 4 GiB. Of the engine options device, threads, cpu_isa and dtype matter; with
+ * device = "auto" it is the first GPU that the library has kernels for, if there is one. What else runs on the machine
  * lowers the figures, so measure with no request under way. Any thread. */
 QWEN_API int32_t qwen_measure_machine(const qwen_options *options, qwen_machine *machine, qwen_error **error);
 

@@ -192,7 +192,7 @@ def test_a_gpu_without_kernels(run: Run, capability: int) -> None:
 
 def test_the_page_on_troubleshooting_has_these_messages(run: Run, tmp_path: Path) -> None:
     (tmp_path / "libcuda.so.1").write_text("")
-    lost = "session = opened()\nfail('cuStreamSynchronize', 0, 700)\nprint(message(QwenInternalError, answer, session))"
+    lost = "session = opened()\nfail('cuEventSynchronize', 0, 700)\nprint(message(QwenInternalError, answer, session))"
     kernels = refusal(run, FAKE_NAME="NVIDIA A10G", FAKE_CAPABILITY=75)
     said = [
         refusal(run, folder=tmp_path),
@@ -281,6 +281,35 @@ def test_auto_goes_on_after_whatever_a_driver_refuses_while_loading(run: Run, lo
     )
     assert {line.split(":")[0] for line in said.splitlines()} == {"cpu 2 device 'auto' is the CPU"}
     assert endings(log)
+
+
+def test_what_is_measured_is_what_an_engine_computes_on(run: Run, log: Path, tmp_path: Path) -> None:
+    measured = (
+        "from qwen_ffi.cli.bench_limits import measure_machine\n"
+        "for options in {options}:\n"
+        "    machine = measure_machine(options)\n"
+        "    assert machine.read_bytes_per_second > 0 < machine.flops_per_second\n"
+        "    print(machine.level, machine.threads, machine.buffer_bytes >> 20, machine.dtype)\n"
+    )
+    cuda, automatic = {"device": "cuda", "dtype": "f32"}, {"device": "auto", "cpu_isa": "portable", "threads": 1}
+    gpu = {"FAKE_MULTIPROCESSORS": 7, "FAKE_MEMORY": 256 << 20}
+    both = run(measured.replace("{options}", repr([cuda, automatic])), **gpu).splitlines()
+    assert both == ["sm_90 7 64 f32", "sm_90 7 64 bf16"]
+    assert endings(log)
+    alone = measured.replace("{options}", repr([automatic]))
+    for elsewhere in (run(alone, folder=tmp_path), run(alone, **{**gpu, "FAKE_MEMORY": 1 << 20})):
+        assert re.fullmatch(r"portable 1 \d+ bf16\n", elsewhere)
+    # A GPU that has no room for the model.
+    bench = (
+        "from qwen_ffi.cli import main\n"
+        "sys.exit(main(['bench', model, '--prompt', '8', '--depth', 'none', '--streams', 'none', '--repetitions', '1', "
+        "'--cpu-isa', 'portable', '--device', '{device}', '--format', 'json', '--output', 'bench.json']))"
+    )
+    for device, level in (("auto", "portable"), ("cpu", "portable")):
+        run(bench.replace("{device}", device), **{**gpu, "FAKE_MEMORY": 64 << 20})
+        report = json.loads((tmp_path / "bench.json").read_text())
+        assert report["machine"]["level"] == level
+        assert report["models"][0]["before"]["level"] == report["models"][0]["after"]["level"] == level
 
 
 def test_the_doctor_says_what_auto_did(run: Run) -> None:

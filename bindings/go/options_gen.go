@@ -87,6 +87,13 @@ func WithCUDAGraphs(value bool) ConfigOption {
 	return WithOption("cuda_graphs", value)
 }
 
+// WithCUDAStepAhead sets the option cuda_step_ahead. true: a GPU is given the next step before the CPU has read this
+// one's tokens: with the same results, and without a pause between the two. Of a request that ends one token may be
+// computed in vain. Default: true.
+func WithCUDAStepAhead(value bool) ConfigOption {
+	return WithOption("cuda_step_ahead", value)
+}
+
 // WithCUDADependentLaunch sets the option cuda_dependent_launch. true: on a GPU of compute capability 9.0 or higher a
 // kernel begins while the one before it ends, and waits for it itself: with the same results. Default: false.
 func WithCUDADependentLaunch(value bool) ConfigOption {

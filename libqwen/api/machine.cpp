@@ -7,8 +7,7 @@ extern "C" {
 int32_t qwen_measure_machine(const qwen_options* options, qwen_machine* machine, qwen_error** error) {
   return api::guard(error, [&] {
     api::check_struct(machine, "machine");  // not only when the time is spent
-    const MachineLimits limits =
-        measure_machine(resolve_cpu_options(api::options_for(OptionScope::engine, options)));
+    const MachineLimits limits = measure_machine(api::options_for(OptionScope::engine, options));
     api::write_struct(machine,
                       {.struct_size = 0,
                        .threads = limits.threads,

@@ -49,6 +49,12 @@ std::shared_ptr<const Model> load(const ModelConfig& config, const TensorSource&
   return model;
 }
 
+// Where 'auto' has tried a GPU: what that cannot do, has no room for, or does wrong.
+bool cpu_may_do(const Error& failure) {
+  return failure.status() == Status::unsupported || failure.status() == Status::out_of_memory ||
+         failure.status() == Status::internal;
+}
+
 // On the device that was asked for. 'auto': on the first GPU, unless it or this version cannot run the model; then on the CPU.
 void load_weights(const ModelConfig& config, const Options& options, const Loading& loading,
                   LoadedModel& loaded) {
@@ -64,9 +70,7 @@ void load_weights(const ModelConfig& config, const Options& options, const Loadi
       load_on(cat("cuda:", gpu.device), true);
       return log(LogLevel::info, "device 'auto' is ", loaded.device, ", ", gpu.text);
     } catch (const Error& error) {
-      if (error.status() != Status::unsupported && error.status() != Status::out_of_memory &&
-          error.status() != Status::internal)
-        throw;
+      if (!cpu_may_do(error)) throw;
       gpu = {.text = error.message(), .level = LogLevel::warning};
     }
   }
@@ -141,16 +145,39 @@ std::string resolve_device(const Options& options) {
   return device == "cuda" ? "cuda:0" : device;
 }
 
-std::unique_ptr<Backend> create_backend(const CpuOptions& cpu, const Options& options,
-                                        std::string_view device) {
-  constexpr std::string_view kCuda = "cuda:";
-  if (!device.starts_with(kCuda)) return create_cpu_backend(cpu);
+namespace {
+
+constexpr std::string_view kCuda = "cuda:";
+
+CudaOptions cuda_options(const CpuOptions& cpu, const Options& options, std::string_view device) {
   CudaOptions cuda{.precision = cpu.precision,
                    .threads = static_cast<int>(options.i64_or_default("threads")),
                    .check = options.i64_or_default("gpu_check") != 0,
                    .dependent_launches = options.i64_or_default("cuda_dependent_launch") != 0};
   std::from_chars(device.data() + kCuda.size(), device.data() + device.size(), cuda.device);
-  return create_cuda_backend(cuda);
+  return cuda;
+}
+
+}  // namespace
+
+std::unique_ptr<Backend> create_backend(const CpuOptions& cpu, const Options& options,
+                                        std::string_view device) {
+  if (!device.starts_with(kCuda)) return create_cpu_backend(cpu);
+  return create_cuda_backend(cuda_options(cpu, options, device));
+}
+
+MachineLimits measure_machine(const Options& options) {
+  const CpuOptions cpu = resolve_cpu_options(options);
+  const std::string device = resolve_device(options);
+  if (device.starts_with(kCuda)) return measure_machine(cuda_options(cpu, options, device));
+  if (const GpuOffer gpu = device == "auto" ? find_gpu() : GpuOffer(); gpu.device >= 0) {
+    try {
+      return measure_machine(cuda_options(cpu, options, cat(kCuda, gpu.device)));
+    } catch (const Error& error) {
+      if (!cpu_may_do(error)) throw;
+    }
+  }
+  return measure_machine(cpu);
 }
 
 std::shared_ptr<const LoadedModel> open_model(const std::filesystem::path& path, const Options& options) {

@@ -49,4 +49,8 @@ std::string resolve_device(const Options& options);  // "auto", "cpu", "cuda:0"
 std::unique_ptr<Backend> create_backend(const CpuOptions& cpu, const Options& options,
                                         std::string_view device);
 
+// How fast the device is that these options name; of "auto" the first GPU that this build has kernels for, else the CPU. Throws
+// Error.
+MachineLimits measure_machine(const Options& options);
+
 }  // namespace qwen

@@ -99,6 +99,9 @@ def _measure(
     bench = Bench(path, _cells(arguments), options, progress)
     opened = monotonic() - begin
     try:
+        if before.level.startswith("sm_") and bench.backend.startswith("cpu."):  # "auto" did not take the GPU for it
+            options = {**options, "device": "cpu"}
+            before = measure_machine(options)
         figures = bench.run(arguments.repetitions, lambda fraction, cell: progress(fraction, f"{path.name}: {cell}"))
         info = bench.info
         own, mapped = resident_memory()

@@ -76,7 +76,7 @@ class Limit:
 
 
 def measure_machine(options: Mapping[str, Any]) -> Machine:
-    """Takes about 0.6 seconds. options: engine options; threads, cpu_isa and dtype matter."""
+    """Takes about 0.6 seconds. options: engine options; device, threads, cpu_isa and dtype matter."""
 
     def work() -> Machine:
         loaded = library()

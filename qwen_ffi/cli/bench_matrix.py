@@ -99,6 +99,10 @@ class Bench:
     def info(self) -> ModelInfo:
         return self._session.info
 
+    @property
+    def backend(self) -> str:
+        return self._session.stats().backend
+
     def run(self, repetitions: int, progress: Callable[[float, str], Any]) -> list[Figure]:
         """Warms up with a short form of every cell, then takes each so many times, in turns."""
         rates: dict[Cell, list[float]] = {cell: [] for cell in self._cells}

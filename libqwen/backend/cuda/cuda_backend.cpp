@@ -95,6 +95,7 @@ std::vector<KernelCount> CudaBackend::kernel_counts() const {
                       counts_[i].load(std::memory_order_relaxed)});
   counts.push_back({"step.captured", captures_.load(std::memory_order_relaxed)});
   counts.push_back({"step.replayed", replays_.load(std::memory_order_relaxed)});
+  counts.push_back({"step.ahead", ahead_.load(std::memory_order_relaxed)});
   counts.push_back({"step.dependent_launches", stream_->dependent_launches()});
   return counts;
 }
@@ -328,7 +329,6 @@ std::span<float> CudaBackend::host(Rows x, std::vector<float>& copy) {
   return copy;
 }
 
-// In pinned memory, until the next call.
 const std::byte* CudaBackend::read_back(const void* from, size_t bytes) {
   if (bytes > readback_.size()) {
     readback_ = {};

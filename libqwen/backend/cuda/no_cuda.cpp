@@ -4,9 +4,21 @@
 
 namespace qwen {
 
-std::unique_ptr<Backend> create_cuda_backend(const CudaOptions&) {
+namespace {
+
+[[noreturn]] void no_cuda() {
   fail(Status::unsupported,
        "option 'device' asks for a GPU, but this build of libqwen has no CUDA (meson's option cuda)");
+}
+
+}  // namespace
+
+std::unique_ptr<Backend> create_cuda_backend(const CudaOptions&) {
+  no_cuda();
+}
+
+MachineLimits measure_machine(const CudaOptions&) {
+  no_cuda();
 }
 
 bool has_cuda_backend() {
