@@ -2,8 +2,9 @@
 // holds, and in nothing else: so it is captured once and then launched as one, and the model need not be walked on the CPU.
 //
 // The first two steps of a shape are computed as any other: memory grows to what it takes, kernels are loaded, and it is seen whether
-// all that it needs of the batch is in StepArrays (repeats_); what is not, ids of n-grams or an indexer's rows, a replay would
-// not renew. Behind the second one it is captured.
+// all that it needs of the batch is in StepArrays (repeats_); what is not, rows of an adapter say, a replay would not renew. Behind the
+// second one it is captured. What hangs on how long each sequence is, such as whether a row sees all there is or what an indexer picks,
+// the kernels find out themselves: of that the host may use the step's shape alone.
 // Memory that is freed meanwhile, because something larger was needed, makes all graphs void: they hold addresses.
 #include <utility>
 
