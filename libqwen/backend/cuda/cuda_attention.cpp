@@ -12,7 +12,7 @@ const StepArrays& CudaBackend::arrays_of(const Batch& batch, int64_t tiling) {
     graphs_are_void_ = true;  // what follows the tiles in StepArrays moves
   }
   if (step_.are_of(batch)) {
-    if (tiling > 0 && step_.tiles(tiling).data == nullptr) step_.put(device_, *stream_, batch, tilings_);
+    if (tiling > 0 && step_.tiles(tiling).data == nullptr) put_step(batch);
     return step_;
   }
   repeats_ = false;

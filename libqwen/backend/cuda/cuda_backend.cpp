@@ -95,6 +95,7 @@ std::vector<KernelCount> CudaBackend::kernel_counts() const {
                       counts_[i].load(std::memory_order_relaxed)});
   counts.push_back({"step.captured", captures_.load(std::memory_order_relaxed)});
   counts.push_back({"step.replayed", replays_.load(std::memory_order_relaxed)});
+  counts.push_back({"step.ahead", ahead_.load(std::memory_order_relaxed)});
   return counts;
 }
 
@@ -155,7 +156,7 @@ void CudaBackend::embed_ngrams(const NgramTable& table, const Batch& batch, Rows
     step_.list_tails(tail);
     other_.list_tails(tail);
     graphs_are_void_ = true;  // what follows the tails in StepArrays moves
-    if (step_.are_of(batch)) step_.put(device_, *stream_, batch, tilings_);
+    if (step_.are_of(batch)) put_step(batch);
   }
   NgramArrays& kept = ngrams_[table.shards.data()];
   std::vector<const void*> shards;
@@ -345,7 +346,6 @@ std::span<float> CudaBackend::host(Rows x, std::vector<float>& copy) {
   return copy;
 }
 
-// In pinned memory, until the next call.
 const std::byte* CudaBackend::read_back(const void* from, size_t bytes) {
   if (bytes > readback_.size()) {
     readback_ = {};

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "backend/cuda/cuda_backend.h"
+#include "backend/cuda/embed.h"
 #include "base/error.h"
 #include "base/log.h"
 
@@ -86,9 +87,18 @@ void CudaBackend::give_graphs_up(const Error& why) {
   forget_graphs();
 }
 
+// Ids that nobody has seen yet are where sample() has left them, on the device.
+void CudaBackend::put_step(const Batch& batch) {
+  step_.put(device_, *stream_, batch, tilings_);
+  if (!batch.ids_from.empty())
+    take_ids(*stream_,
+             {.from = step_.ids_from(), .sampled = sampled_ids_, .rows = batch.rows(), .ids = step_.ids()});
+}
+
 Rows CudaBackend::run_step(Workspace& workspace, const Batch& batch, bool repeatable,
                            const std::function<Rows()>& ops) {
-  step_.put(device_, *stream_, batch, tilings_);
+  put_step(batch);
+  if (!batch.ids_from.empty()) ahead_.fetch_add(1, std::memory_order_relaxed);
   const struct Forget {
     StepArrays& arrays;
     ~Forget() { arrays.forget(); }
