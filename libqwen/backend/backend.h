@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "backend/batch.h"
+#include "backend/ngrams.h"
 #include "backend/sampling.h"
 #include "base/log.h"
 #include "checkpoint/gated_delta_shape.h"
@@ -130,6 +131,12 @@ struct HeadNorms {
   float eps = 0;
 };
 
+// Embeddings of n-grams: a table cut into shards of equally many rows, row i in shard i / rows at i % rows.
+struct NgramTable {
+  NgramNumbers numbers;
+  std::span<const WeightPtr> shards;
+};
+
 // One expert of a mixture: down(silu(gate(x)) * up(x)).
 struct Expert {
   const Weight* gate;  // [inner, width]
@@ -240,8 +247,8 @@ class Backend {
 
   // out[r] = table[ids[r]]
   virtual void embed(const Weight& table, std::span<const int32_t> ids, Rows out) = 0;
-  // The same from a table cut into shards of equally many rows: id / rows says which shard, id % rows where in it.
-  virtual void embed(std::span<const WeightPtr> shards, std::span<const int64_t> ids, Rows out) = 0;
+  // out[r] = table[ngram_row(head)] of all heads, side by side, of the n-grams that end with row r.
+  virtual void embed_ngrams(const NgramTable& table, const Batch& batch, Rows out) = 0;
   // The form in which linear() with these weights likes its input of `width` best.
   virtual Form input_form(int64_t width, std::span<const Weight* const> weights) const = 0;
   // out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight; out may be x, or an operand. Per head: pass x.reshaped(head_dim). A weight

@@ -30,7 +30,7 @@ struct SequenceRows {
   std::span<const std::vector<int32_t>> block_tables;
   int32_t state_slot =
       -1;  // where the rows of the sequence's current chunk are, -1: the model has no such groups
-  // The sequence's tokens up to its last row of the step at least, from the first one on; lives as long as the step.
+  // The sequence's tokens before its rows of the step at least, from the first one on; lives as long as the step.
   std::span<const int32_t> tokens = {};
   int32_t rope_delta = 0;  // M-RoPE: offset of text positions after an image
 };

@@ -74,8 +74,7 @@ Engine::Engine(std::shared_ptr<const LoadedModel> loaded, const Options& options
 
   cache_ = cache_sizes(options, model, context_length_, *backend);
   stats_.cache_bytes = cache_bytes(model, *backend, cache_);
-  steps_ahead_ =
-      backend->works_behind() && !model.reads_tokens() && options.i64_or_default("cuda_step_ahead") != 0;
+  steps_ahead_ = backend->works_behind() && options.i64_or_default("cuda_step_ahead") != 0;
   runner_ = std::make_unique<Runner>(loaded_->model, std::move(backend), cache_,
                                      options.i64_or_default("cuda_graphs") != 0);
   SchedulerLimits limits{.max_batch_tokens = options.i64_or_default("max_batch_tokens"),

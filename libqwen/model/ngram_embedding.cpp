@@ -38,22 +38,6 @@ void NgramEmbedding::declare(WeightLoader& loader, const ModelConfig& config, in
   convolution = loader.convolution(name("conv1d.weight"), width, own.ple_conv_kernel_size);
 }
 
-Rows NgramEmbedding::look_up(const Step& step, const ModelConfig& config) const {
-  const int64_t heads = config.qwen4_exp->ngram_heads();
-  std::vector<int64_t> ids(static_cast<size_t>(step.batch.rows() * heads));
-  for (const SequenceRows& sequence : step.batch.sequences) {
-    for (int32_t r = 0; r < sequence.row_count; ++r) {
-      const auto seen = static_cast<size_t>(sequence.context_length) + static_cast<size_t>(r) + 1;
-      hash->rows(sequence.tokens.first(seen),
-                 std::span(ids).subspan(static_cast<size_t>((sequence.first_row + r) * heads),
-                                        static_cast<size_t>(heads)));
-    }
-  }
-  const Rows embeddings = step.workspace.rows(step.batch.rows(), config.qwen4_exp->ple_embed_dim);
-  step.backend.embed(table, ids, embeddings.reshaped(embeddings.width / heads));
-  return embeddings;
-}
-
 void NgramEmbedding::forward(const Step& step, const ModelConfig& config, Rows x) const {
   Backend& backend = step.backend;
   const int64_t hidden = config.hidden_size;
@@ -62,7 +46,8 @@ void NgramEmbedding::forward(const Step& step, const ModelConfig& config, Rows x
     backend.rms_norm(from.reshaped(hidden), *weight, static_cast<float>(config.rms_norm_eps),
                      to.reshaped(hidden));
   };
-  const Rows embeddings = look_up(step, config);
+  const Rows embeddings = rows(config.qwen4_exp->ple_embed_dim);
+  backend.embed_ngrams({.numbers = hash->numbers(), .shards = table}, step.batch, embeddings);
   const Rows key = rows(x.width), query = rows(x.width), value = rows(hidden), gated = rows(x.width);
   backend.linear(embeddings, std::array{Projection{.weight = key_proj.get(), .out = key},
                                         Projection{.weight = value_proj.get(), .out = value}});

@@ -30,9 +30,6 @@ struct NgramEmbedding {
   void declare(WeightLoader& loader, const ModelConfig& config, int64_t index, std::string_view prefix);
   // x: [rows, n * hidden]
   void forward(const Step& step, const ModelConfig& config, Rows x) const;
-
- private:
-  Rows look_up(const Step& step, const ModelConfig& config) const;  // [rows, ple_embed_dim]
 };
 
 }  // namespace qwen

@@ -50,22 +50,4 @@ NgramHash::NgramHash(const ModelConfig& config, int64_t index)
   }
 }
 
-void NgramHash::rows(std::span<const int32_t> tokens, std::span<int64_t> to) const {
-  uint64_t hash = 0;
-  size_t head = 0;
-  bool ended = false;  // by the text's beginning or by eos, behind which everything counts as eos
-  for (size_t back = 0; back < multipliers.size(); ++back) {
-    if (back > 0 && !ended)
-      ended = back >= tokens.size() || tokens[tokens.size() - 1 - back] == eos_token_id_;
-    const int32_t token = ended ? eos_token_id_ : tokens[tokens.size() - 1 - back];
-    hash ^= static_cast<uint64_t>(token) * static_cast<uint64_t>(multipliers[back]);
-    if (back == 0) continue;
-    for (int64_t i = 0; i < heads_per_ngram_; ++i, ++head) {
-      const int64_t size = vocab_sizes[head];
-      const int64_t rest = static_cast<int64_t>(hash) % size;
-      to[head] = offsets[head] + (rest < 0 ? rest + size : rest);
-    }
-  }
-}
-
 }  // namespace qwen

@@ -1,11 +1,11 @@
-// Which rows of its table an n-gram's heads take: integers that follow from config.json alone, in the arithmetic of
+// The numbers by which n-grams find their rows (backend/ngrams.h): they follow from config.json alone, in the arithmetic of
 // transformers' Qwen4ExpTextNGramEmbedding.
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <vector>
 
+#include "backend/ngrams.h"
 #include "checkpoint/model_config.h"
 
 namespace qwen {
@@ -19,8 +19,15 @@ struct NgramHash {
   std::vector<int64_t> multipliers;  // [ngram_size], odd
   int64_t table_rows = 0;            // of all parts, padded
 
-  // The rows of the n-grams that end with the last one of `tokens`, the sequence so far: to [heads].
-  void rows(std::span<const int32_t> tokens, std::span<int64_t> to) const;
+  // As long as this lives, in this place.
+  NgramNumbers numbers() const {
+    return {.heads = static_cast<int64_t>(vocab_sizes.size()),
+            .heads_per_ngram = heads_per_ngram_,
+            .eos_token_id = eos_token_id_,
+            .multipliers = multipliers.data(),
+            .vocab_sizes = vocab_sizes.data(),
+            .offsets = offsets.data()};
+  }
 
  private:
   int64_t heads_per_ngram_;

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "engine_fixtures.h"
+#include "temporary_folder.h"
 #ifndef QWEN_TEST_ON_GPU
 #include "host_device.h"
 #endif
@@ -65,10 +66,10 @@ std::vector<int64_t> kernels(const Engine& engine) {
 }
 
 #ifdef __SANITIZE_ADDRESS__  // the others take minutes
-constexpr const char* kNames[] = {"qwen3_5"};
+constexpr const char* kNames[] = {"qwen3_5", "qwen4_exp"};
 constexpr const char* kDtypes[] = {"bf16"};
 #else
-constexpr const char* kNames[] = {"qwen2_sliding", "qwen2_moe", "qwen3_yarn", "qwen3_5"};
+constexpr const char* kNames[] = {"qwen2_sliding", "qwen2_moe", "qwen3_yarn", "qwen3_5", "qwen4_exp"};
 constexpr const char* kDtypes[] = {"f32", "bf16"};
 #endif
 
@@ -162,15 +163,67 @@ TEST_CASE("steps are replayed while sequences join and leave") {
   }
 }
 
+// The checkpoint whose indexer picks 16 positions, with another budget.
+std::shared_ptr<const LoadedModel> with_budget(const TemporaryFolder& folder, int64_t budget,
+                                               const char* dtype) {
+  const auto from = kCommitted / "qwen4_exp";
+  std::string config(MappedFile(from / "config.json").text());
+  const std::string_view key = "\"indexer_budget\": 16";
+  config.replace(config.find(key), key.size(), cat("\"indexer_budget\": ", budget));
+  folder.write("config.json", config);
+  std::filesystem::create_symlink(std::filesystem::canonical(from / "model.safetensors"),
+                                  folder.path() / "model.safetensors");
+  return open_model(folder.path(), options(dtype));
+}
+
+TEST_CASE("steps are replayed on both sides of what an indexer may pick, and from one to the other") {
+  for (const char* dtype : kDtypes) {
+    CAPTURE(dtype);
+    // Up to 34 a row sees all there is. Together and alone, whatever the others see.
+    const TemporaryFolder folder;
+    const auto loaded = with_budget(folder, 32, dtype);
+    const std::vector<RequestInput> inputs = {generating(text("qwen4_exp", 20), 30),
+                                              generating(text("qwen4_exp", 60), 24, 5),
+                                              generating({5, 6}, 28), generating(text("qwen4_exp", 34), 6, 9),
+                                              generating(text("qwen4_exp", 33), 40)};
+    Engine plain(loaded, with_graphs(dtype, false)), replaying(loaded, with_graphs(dtype, true));
+    const auto together = answer(replaying, inputs);
+    check_same(together, answer(plain, inputs));
+    const Graphs graphs_of_all = graphs(replaying.kernel_counts());
+    CHECK(graphs_of_all.captured > 3);
+    CHECK(graphs_of_all.replayed > 2 * graphs_of_all.captured);
+    for (const size_t i : {size_t{0}, size_t{3}})
+      check_same(*answer(replaying, {inputs[i]})[0], *together[i]);
+  }
+}
+
+TEST_CASE("no row of a size of context picks, or some may: steps of either size are replayed") {
+  for (const char* dtype : kDtypes) {
+    CAPTURE(dtype);
+    // Positions from 139 on pick; of a size of 128 none, of 256 some, of 512 too.
+    const TemporaryFolder folder;
+    const auto loaded = with_budget(folder, 136, dtype);
+    Engine plain(loaded, with_graphs(dtype, false)), replaying(loaded, with_graphs(dtype, true));
+    const auto indexed = [&](const Engine& engine) {
+      int64_t calls = 0;
+      for (const KernelCount& count : engine.kernel_counts())
+        if (count.name.starts_with("indexer.")) calls += count.calls;
+      return calls;
+    };
+    const std::vector<RequestInput> inputs = {generating(text("qwen4_exp", 252), 8),
+                                              generating(text("qwen4_exp", 122), 24)};
+    for (const RequestInput& input : inputs) check_same(answer(replaying, {input}), answer(plain, {input}));
+    // Steps at 252 to 255, 256 to 258; 122 to 127, 128 to 144.
+    CHECK(graphs(replaying.kernel_counts()) == Graphs{3, 2 + 1 + 4 + 17});
+    CHECK(kernels(replaying) == kernels(plain));
+    // Keys in all steps; what is picked in those larger than 128, and in the second prompt.
+    CHECK(indexed(replaying) == (1 + 7) + (1 + 23) + (1 + 7) + 17);
+  }
+}
+
 TEST_CASE("what a step has of its own keeps it from being replayed") {
   const Log log;
-  // Embeddings of n-grams and an indexer's rows are of this step alone.
-  const auto loaded = open_model(kCommitted / "qwen4_exp", options("f32"));
-  Engine engine(loaded, with_graphs("f32", true)), plain(loaded, with_graphs("f32", false));
-  const RequestInput input = generating(text("qwen4_exp", 20), 6);
-  check_same(answer(engine, {input}), answer(plain, {input}));
-  CHECK(graphs(engine.kernel_counts()) == Graphs{});
-  // So are hidden states that somebody wants of it.
+  // Hidden states that somebody wants are of this step alone.
   const auto dense = open_model(kCommitted / "qwen3_yarn", options("f32"));
   Engine capturing(dense, with_graphs("f32", true, 1));
   RequestInput wanting = wanting_logits({1, 2, 3, 4, 5});

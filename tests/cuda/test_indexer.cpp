@@ -1,6 +1,7 @@
 // The CUDA backend's attention to what an indexer picks: against the textbook, and bit equality however the rows arrive.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "device_arrays.h"
@@ -13,7 +14,7 @@ using namespace qwen::test::indexed;
 namespace {
 
 std::vector<Floats> run(Precision precision, const Shape& shape, const Floats& norm,
-                        const std::vector<const Sequence*>& sequences, int64_t chunk) {
+                        const std::vector<const Sequence*>& sequences, int64_t chunk, bool plain = false) {
   DeviceArrays arrays;
   std::vector<cuda::Memory> memory;
   const auto gpu = create_cuda_backend({.precision = precision, .device = 0});  // ends before its rows do
@@ -21,7 +22,7 @@ std::vector<Floats> run(Precision precision, const Shape& shape, const Floats& n
     memory.push_back(arrays.put(values));
     return Rows{memory.back().data(), static_cast<int64_t>(values.size()) / width, width};
   };
-  return run(*gpu, put, shape, norm, sequences, chunk);
+  return run(*gpu, put, shape, norm, sequences, chunk, plain);
 }
 
 }  // namespace
@@ -63,4 +64,34 @@ TEST_CASE(
     std::ranges::fill(broken.index_q, std::numeric_limits<float>::quiet_NaN());
     CHECK(distance(run(Precision::f32, shape, norm, {&broken}, shape.length)[0], first, 1.0) < 4e-6);
   }
+}
+
+TEST_CASE("cuda indexer: a row that picks all there is has the bits of attention to all there is") {
+  Random random(73);
+  for (const Shape& shape : kShapes) {
+    const Sequence a(random, shape), b(random, shape);
+    const Floats norm = random.floats(shape.indexer.head_dim, 0.5, 1.5);
+    const auto same =
+        static_cast<size_t>(std::min(shape.length, shape.indexer.budget + shape.indexer.ratio - 1) *
+                            shape.heads * shape.head_dim);
+    for (const Precision precision : {Precision::f32, Precision::bf16}) {
+      const auto picked = run(precision, shape, norm, {&a, &b}, 11),
+                 all = run(precision, shape, norm, {&a, &b}, 11, true);
+      for (size_t i = 0; i < 2; ++i) {
+        CHECK(same_bits(Floats(picked[i].begin(), picked[i].begin() + static_cast<int64_t>(same)),
+                        Floats(all[i].begin(), all[i].begin() + static_cast<int64_t>(same))));
+        if (same < all[i].size()) CHECK(!same_bits(picked[i], all[i]));
+      }
+    }
+  }
+}
+
+TEST_CASE("cuda indexer: rows that are picked for in several turns have the bits of others") {
+  Random random(74);
+  // 288 kB of keys and as many of values for each row: for 455 rows there is room at a time.
+  const Shape shape{1, 1, 256, {1, 8, 8, 4, 256}, 740};
+  const Sequence sequence(random, shape);
+  const Floats norm = random.floats(shape.indexer.head_dim, 0.5, 1.5);
+  const Floats all = run(Precision::f32, shape, norm, {&sequence}, shape.length)[0];
+  CHECK(same_bits(run(Precision::f32, shape, norm, {&sequence}, 185)[0], all));
 }

@@ -86,7 +86,8 @@ enum class Way : uint8_t { walk, split };  // how the launch is persuaded to go
 
 // One step on a cache that is NaN wherever no position of these sequences is. Outs of each piece.
 std::vector<Floats> attend(DeviceArrays& arrays, const Shape& s, Element element,
-                           const std::vector<Piece>& pieces, Way way, Element out_element = Element::f32) {
+                           const std::vector<Piece>& pieces, Way way, Element out_element = Element::f32,
+                           int64_t end = INT32_MAX) {
   const int64_t kv_width = s.kv_heads * s.head_dim, q_width = s.heads * s.head_dim;
   const int64_t blocks_each = (s.length + kCacheBlock - 1) / kCacheBlock;
   const auto count = static_cast<int64_t>(pieces.size());
@@ -146,6 +147,7 @@ std::vector<Floats> attend(DeviceArrays& arrays, const Shape& s, Element element
     const Memory out =
         out_element == Element::f32 ? arrays.room<float>(q.size()) : arrays.room<uint16_t>(q.size());
     cuda::paged_attention(*arrays.stream, {.batch = batch,
+                                           .end = end,
                                            .cache = cache,
                                            .q = on<float>(of_q),
                                            .heads = s.heads,
@@ -188,6 +190,31 @@ TEST_CASE("cuda attention equals the naive twin in every shape and window, split
         const Floats got = attend(arrays, shape, element, {{&sequence, 0, shape.length}}, way)[0];
         // Tensor cores take probabilities rounded to bfloat16.
         CHECK(distance(got, want, 1.0) < (element == Element::f32 ? 4e-6 : 4e-3));
+      }
+    }
+  }
+}
+
+TEST_CASE("cuda attention leaves rows from a position on alone") {
+  DeviceArrays arrays;
+  Random random(47);
+  for (const Shape& shape : {Shape{14, 2, 64, 0, 300}, Shape{20, 1, 40, 0, 50}}) {
+    const Sequence a(random, shape), b(random, shape);
+    const std::vector<Piece> pieces = {{&a, 0, shape.length}, {&b, 10, 1}, {&b, 41, 1}, {&a, 33, 9}};
+    for (const Element element : {Element::f32, Element::bf16}) {
+      for (const Way way : {Way::walk, Way::split}) {
+        const std::vector<Floats> all = attend(arrays, shape, element, pieces, way);
+        for (const int64_t end : {0, 11, 41, 300}) {
+          const std::vector<Floats> some = attend(arrays, shape, element, pieces, way, Element::f32, end);
+          for (size_t p = 0; p < pieces.size(); ++p) {
+            const int64_t before = std::clamp<int64_t>(end - pieces[p].context, 0, pieces[p].rows);
+            const int64_t border = before * shape.heads * shape.head_dim;
+            CHECK(same_bits(Floats(some[p].begin(), some[p].begin() + border),
+                            Floats(all[p].begin(), all[p].begin() + border)));
+            CHECK(
+                std::all_of(some[p].begin() + border, some[p].end(), [](float x) { return std::isnan(x); }));
+          }
+        }
       }
     }
   }

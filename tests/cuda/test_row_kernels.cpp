@@ -5,6 +5,7 @@
 #include "backend/cuda/rms_norm.h"
 #include "backend/reference/reference.h"
 #include "device_arrays.h"
+#include "ngram_fixtures.h"
 
 using namespace qwen;
 using namespace qwen::test;
@@ -75,20 +76,17 @@ TEST_CASE(
   }
 }
 
-TEST_CASE("cuda embed copies the entries of a table, and of one in shards") {
+TEST_CASE("cuda embed copies the entries of a table") {
   DeviceArrays arrays;
   Random random(32);
   for (const int64_t width : {1, 72, 300}) {
     const int64_t entries = 12, rows = 17;
     const Floats table = random.floats(entries * width);
     std::vector<int32_t> ids;
-    std::vector<int64_t> long_ids;
-    for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t r = 0; r < rows; ++r)
       ids.push_back(r < 2 ? static_cast<int32_t>(r) * 11
                           : static_cast<int32_t>(random.integer(0, entries - 1)));
-      long_ids.push_back(ids.back());
-    }
-    const Memory of_ids = arrays.put(ids), of_long_ids = arrays.put(long_ids);
+    const Memory of_ids = arrays.put(ids);
     for (const Element element : {Element::f32, Element::bf16}) {
       const Floats kept = element == Element::f32 ? table : widened(to_bf16(table));
       Floats want;
@@ -96,7 +94,7 @@ TEST_CASE("cuda embed copies the entries of a table, and of one in shards") {
         want.insert(want.end(), kept.begin() + id * width, kept.begin() + (id + 1) * width);
 
       const Memory whole = element == Element::f32 ? arrays.put(table) : arrays.put(to_bf16(table));
-      const Memory out = arrays.room<float>(want.size()), of_shards = arrays.room<float>(want.size());
+      const Memory out = arrays.room<float>(want.size());
       cuda::embed(*arrays.stream, cuda::EmbedArgs{.table = whole.data(),
                                                   .element = element,
                                                   .ids = on<int32_t>(of_ids),
@@ -104,23 +102,27 @@ TEST_CASE("cuda embed copies the entries of a table, and of one in shards") {
                                                   .width = width,
                                                   .out = on<float>(out)});
       CHECK(same_bits(arrays.get<float>(out), want));
+    }
+  }
+}
 
-      std::vector<Memory> shards;
-      std::vector<const void*> pointers;
-      for (int64_t first = 0; first < entries; first += 4) {
-        const Floats shard(table.begin() + first * width, table.begin() + (first + 4) * width);
-        shards.push_back(element == Element::f32 ? arrays.put(shard) : arrays.put(to_bf16(shard)));
-        pointers.push_back(shards.back().data());
-      }
-      const Memory of_pointers = arrays.put(pointers);
-      cuda::embed(*arrays.stream, cuda::ShardedEmbedArgs{.shards = on<const void*>(of_pointers),
-                                                         .shard_entries = 4,
-                                                         .element = element,
-                                                         .ids = on<int64_t>(of_long_ids),
-                                                         .rows = rows,
-                                                         .width = width,
-                                                         .out = on<float>(of_shards)});
-      CHECK(same_bits(arrays.get<float>(of_shards), want));
+TEST_CASE("cuda rows of n-grams are those that the rule names, however the tokens arrive") {
+  Random random(33);
+  DeviceArrays arrays;
+  for (const ngrams::Shape& shape : ngrams::kShapes) {
+    const ngrams::Table table(shape);
+    std::vector<std::vector<int32_t>> texts;
+    for (const int64_t length : {40, 1, 2, 90, 3}) texts.push_back(ngrams::text(random, shape, length));
+    std::vector<Memory> memory;
+    const auto gpu = create_cuda_backend({.precision = Precision::f32, .device = 0});
+    const auto rows = [&](int64_t count, int64_t width) {
+      memory.push_back(arrays.room<float>(static_cast<size_t>(count * width)));
+      return Rows{memory.back().data(), count, width};
+    };
+    for (const std::vector<int64_t>& pieces :
+         {std::vector<int64_t>{90}, std::vector<int64_t>{1}, std::vector<int64_t>{3, 0, 17, 2}}) {
+      const std::vector<Floats> got = ngrams::run(*gpu, rows, table, texts, pieces);
+      for (size_t i = 0; i < texts.size(); ++i) CHECK(same_bits(got[i], ngrams::textbook(table, texts[i])));
     }
   }
 }

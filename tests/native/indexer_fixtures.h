@@ -120,10 +120,11 @@ inline Floats textbook(const Sequence& in, const Shape& s, const Floats& norm, P
 }
 
 // Runs the sequences side by side, `chunk` rows of each per step, on a cache whose every slot starts as NaN.
-// put(values, width): these as rows in the backend's memory.
+// put(values, width): these as rows in the backend's memory. plain: with attention() to all there is.
 inline std::vector<Floats> run(Backend& machine, const std::function<Rows(Floats&, int64_t)>& put,
                                const Shape& s, const Floats& norm,
-                               const std::vector<const Sequence*>& sequences, int64_t chunk) {
+                               const std::vector<const Sequence*>& sequences, int64_t chunk,
+                               bool plain = false) {
   constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
   CacheGroupSpec spec{.layers = 2, .kv_heads = s.kv_heads, .head_dim = s.head_dim};
   spec.indexer = s.indexer;
@@ -185,7 +186,11 @@ inline std::vector<Floats> run(Backend& machine, const std::function<Rows(Floats
     store_kv(machine, *cache, batch, args, put(k, kv_width), put(v, kv_width));
     machine.store_index_keys(*cache, batch, args, indexer, put(index_k, s.indexer.head_dim),
                              put(angles, s.indexer.rotary_dim));
-    machine.indexed_attention(*cache, batch, args, indexer, put(index_q, index_width), put(q, q_width), out);
+    const Rows queries = put(q, q_width);
+    if (plain)
+      machine.attention(*cache, batch, args, queries, out);
+    else
+      machine.indexed_attention(*cache, batch, args, indexer, put(index_q, index_width), queries, out);
     const std::span<const float> got = machine.host(out, copy);
     for (int64_t i = 0; i < count; ++i)
       std::copy_n(got.begin() + i * rows * q_width, rows * q_width,
@@ -196,6 +201,7 @@ inline std::vector<Floats> run(Backend& machine, const std::function<Rows(Floats
 
 inline const Shape kShapes[] = {{4, 2, 32, {8, 16, 8, 4, 16}, 90},     {2, 1, 16, {1, 8, 8, 1, 5}, 70},
                                 {6, 2, 40, {3, 20, 4, 8, 40}, 101},    {3, 3, 24, {2, 17, 2, 32, 32}, 100},
-                                {12, 1, 64, {4, 128, 64, 2, 64}, 150}, {4, 2, 32, {2, 16, 8, 16, 1600}, 60}};
+                                {12, 1, 64, {4, 128, 64, 2, 64}, 150}, {4, 2, 32, {2, 16, 8, 16, 1600}, 60},
+                                {20, 1, 16, {2, 16, 8, 4, 136}, 270}};
 
 }  // namespace qwen::test::indexed

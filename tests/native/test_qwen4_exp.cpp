@@ -20,8 +20,12 @@ constexpr int32_t kEos = 458;
 using Rows64 = std::vector<int64_t>;
 
 Rows64 rows(const NgramHash& hash, const std::vector<int32_t>& tokens) {
-  Rows64 to(hash.vocab_sizes.size());
-  hash.rows(tokens, to);
+  Rows64 to;
+  const auto token = [&](int64_t back) {
+    return back < std::ssize(tokens) ? tokens[tokens.size() - 1 - static_cast<size_t>(back)] : -1;
+  };
+  for (int64_t head = 0; head < std::ssize(hash.vocab_sizes); ++head)
+    to.push_back(ngram_row(hash.numbers(), head, token));
   return to;
 }
 

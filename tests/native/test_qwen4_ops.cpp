@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "indexer_fixtures.h"
+#include "ngram_fixtures.h"
 
 namespace {
 
@@ -222,28 +223,24 @@ TEST_CASE("a weight of several norms gives each row its own, in turn") {
   }
 }
 
-TEST_CASE("rows of a table in shards are found wherever they are") {
+TEST_CASE("rows of n-grams are those that the rule names, however the tokens arrive") {
   Random random(47);
-  constexpr int64_t kShards = 4, kShardRows = 6, kWidth = 5;
-  const FileBytes file = random_elements(random, cpu::Format::bf16, kShards * kShardRows * kWidth);
-  const auto cpu = backend("", Precision::bf16);
-  const WeightPtr whole =
-      cpu->load(tensor(file.data(), DType::bf16, {kShards * kShardRows, kWidth}), WeightUse::matrix);
-  std::vector<WeightPtr> shards;
-  for (int64_t s = 0; s < kShards; ++s)
-    shards.push_back(
-        cpu->load(tensor(file.data() + s * kShardRows * kWidth * 2, DType::bf16, {kShardRows, kWidth}),
-                  WeightUse::matrix));
-  std::vector<int64_t> ids;
-  std::vector<int32_t> same_ids;
-  for (int i = 0; i < 3000; ++i) {
-    ids.push_back(random.integer(0, kShards * kShardRows - 1));
-    same_ids.push_back(static_cast<int32_t>(ids.back()));
+  for (const ngrams::Shape& shape : ngrams::kShapes) {
+    const ngrams::Table table(shape);
+    const std::vector<std::vector<int32_t>> texts = {
+        ngrams::text(random, shape, 40), ngrams::text(random, shape, 1), ngrams::text(random, shape, 90)};
+    const auto cpu = backend("", Precision::f32, 3);
+    Floats room;
+    const auto rows = [&](int64_t count, int64_t width) {
+      room.assign(static_cast<size_t>(count * width), kNaN);
+      return rows_of(room, width);
+    };
+    for (const std::vector<int64_t>& pieces :
+         {std::vector<int64_t>{90}, std::vector<int64_t>{1}, std::vector<int64_t>{3, 0, 17, 2}}) {
+      const std::vector<Floats> got = ngrams::run(*cpu, rows, table, texts, pieces);
+      for (size_t i = 0; i < texts.size(); ++i) CHECK(same_bits(got[i], ngrams::textbook(table, texts[i])));
+    }
   }
-  Floats got(ids.size() * kWidth), want(got.size());
-  cpu->embed(shards, ids, rows_of(got, kWidth));
-  cpu->embed(*whole, same_ids, rows_of(want, kWidth));
-  CHECK(same_bits(got, want));
 }
 
 TEST_CASE("residual streams are mixed, gated and added to as the formulas say") {

@@ -116,15 +116,28 @@ void CpuBackend::embed(const Weight& table, std::span<const int32_t> ids, Rows o
   });
 }
 
-void CpuBackend::embed(std::span<const WeightPtr> shards, std::span<const int64_t> ids, Rows out) {
-  const int64_t rows = own(*shards.front()).outputs;
-  counted(Op::embed, own(*shards.front()).format);
-  for_rows(out.rows, out.width, [&](int64_t first, int64_t last) {
+void CpuBackend::embed_ngrams(const NgramTable& table, const Batch& batch, Rows out) {
+  const int64_t heads = table.numbers.heads, rows = own(*table.shards.front()).outputs;
+  std::vector<int64_t> ids;  // [rows, heads]
+  ids.reserve(static_cast<size_t>(out.rows * heads));
+  for (const SequenceRows& sequence : batch.sequences) {
+    for (int32_t r = 0; r < sequence.row_count; ++r) {
+      const auto token = [&](int64_t back) {
+        if (back <= r) return batch.token_ids[static_cast<size_t>(sequence.first_row + r - back)];
+        const int64_t position = sequence.context_length + r - back;
+        return position < 0 ? -1 : sequence.tokens[static_cast<size_t>(position)];
+      };
+      for (int64_t head = 0; head < heads; ++head) ids.push_back(ngram_row(table.numbers, head, token));
+    }
+  }
+  counted(Op::embed, own(*table.shards.front()).format);
+  const Rows entries = out.reshaped(out.width / heads);
+  for_rows(entries.rows, entries.width, [&](int64_t first, int64_t last) {
     for (int64_t r = first; r < last; ++r) {
       const int64_t id = ids[static_cast<size_t>(r)];
-      const CpuWeight& weight = own(*shards[static_cast<size_t>(id / rows)]);
-      const Panel entry = {.output = id % rows, .outputs = 1, .input = 0, .inputs = out.width};
-      weight.widen(kernels_, entry, row(out, r), out.width);
+      const CpuWeight& weight = own(*table.shards[static_cast<size_t>(id / rows)]);
+      const Panel entry = {.output = id % rows, .outputs = 1, .input = 0, .inputs = entries.width};
+      weight.widen(kernels_, entry, row(entries, r), entries.width);
     }
   });
 }

@@ -51,7 +51,7 @@ class CpuBackend final : public Backend {
 
   Form input_form(int64_t width, std::span<const Weight* const> weights) const override;
   void embed(const Weight& table, std::span<const int32_t> ids, Rows out) override;
-  void embed(std::span<const WeightPtr> shards, std::span<const int64_t> ids, Rows out) override;
+  void embed_ngrams(const NgramTable& table, const Batch& batch, Rows out) override;
   void rms_norm(Rows x, const Weight& weight, float eps, Rows out) override;
   void linear(Rows x, std::span<const Projection> projections) override;
   void gated_linear(Rows x, const Weight& gate, const Weight& up, Rows spare, Rows out) override;

@@ -87,7 +87,9 @@ __global__ void __launch_bounds__(kThreads, 1) attend_tiles(Walk walk) {
   const int group = static_cast<int>(args.heads) / kv_heads;
 
   // The lane's two queries, rows `quad` and `quad + 8` of the tile.
-  const int queries = sequence.row_count * group;
+  const int queries =
+      static_cast<int>(min(int64_t{sequence.row_count}, args.end - sequence.context_length)) * group;
+  if (tile.first_query >= queries) return;
   Sight sees[2];  // nothing: the tile has no such query
   const auto query_head =
       [&](int i) {  // [row][head] counted through; of a query too many that of the last one
@@ -280,10 +282,11 @@ __global__ void __launch_bounds__(kThreads, 1) attend_rows(Walk walk) {
   const int64_t row = item / args.heads, head = item % args.heads;
   if (row >= args.batch.rows || args.batch.row_sequence[row] < 0) return;  // no barrier in this kernel
   const PagedSequence sequence = args.batch.sequences[args.batch.row_sequence[row]];
+  const int32_t position = sequence.context_length + static_cast<int32_t>(row - sequence.first_row);
+  if (position >= args.end) return;
   const int head_dim = static_cast<int>(cache.head_dim);
   const int64_t kv_head = head / (args.heads / cache.kv_heads);
-  const Sight sees =
-      sight(args.window, sequence.context_length + static_cast<int32_t>(row - sequence.first_row));
+  const Sight sees = sight(args.window, position);
   constexpr int kPart = static_cast<int>(kAttentionPart);
   const int part_here = static_cast<int>(blockIdx.z) * kWarps + warp;
   const int first_part = kSplit ? part_here : sees.first / kPart,
@@ -367,8 +370,9 @@ __global__ void __launch_bounds__(kThreads) merge_parts(Walk walk) {
   const int dim = static_cast<int>(blockIdx.y) * kWarp + static_cast<int>(threadIdx.x % kWarp);
   if (dim >= head_dim) return;
   const PagedSequence sequence = args.batch.sequences[args.batch.row_sequence[row]];
-  const Sight sees =
-      sight(args.window, sequence.context_length + static_cast<int32_t>(row - sequence.first_row));
+  const int32_t position = sequence.context_length + static_cast<int32_t>(row - sequence.first_row);
+  if (position >= args.end) return;
+  const Sight sees = sight(args.window, position);
   constexpr int kPart = static_cast<int>(kAttentionPart);
   float total = 0, total_maximum = kNone, total_sum = 0;
   const int last = sees.last / kPart;
@@ -435,7 +439,7 @@ void list_attention_tiles(std::span<const PagedSequence> sequences, int64_t grou
   tiles.clear();
   for (size_t s = 0; s < sequences.size(); ++s) {
     const int64_t queries = sequences[s].row_count * group;
-    for (int64_t tile = pieces(queries, kTileQueries) - 1; tile >= 0; --tile)
+    for (int64_t tile = attention_tiles(queries) - 1; tile >= 0; --tile)
       tiles.push_back({static_cast<int32_t>(s), static_cast<int32_t>(tile * kTileQueries)});
   }
 }

@@ -17,6 +17,9 @@ struct AttentionTile {
   int32_t first_query = 0;
 };
 inline constexpr int64_t kTileQueries = 16;
+constexpr int64_t attention_tiles(int64_t queries) {
+  return (queries + kTileQueries - 1) / kTileQueries;
+}
 
 // Positions whose softmax is one partial result.
 inline constexpr int64_t kAttentionPart = 128;
@@ -30,7 +33,8 @@ constexpr int64_t attention_scratch_floats(int64_t rows, int64_t heads, int64_t 
 }
 
 struct PagedAttentionArgs {
-  PagedRows batch;  // rows of sequence -1 are left alone
+  PagedRows batch;          // rows of sequence -1 are left alone, and tiles behind the rows of their sequence
+  int64_t end = INT32_MAX;  // rows from this position on are left alone too
   PagedCacheView cache;
   const float* q = nullptr;  // [rows, heads * head_dim]
   int64_t heads = 0;

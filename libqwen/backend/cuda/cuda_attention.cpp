@@ -12,7 +12,7 @@ const StepArrays& CudaBackend::arrays_of(const Batch& batch, int64_t tiling) {
     graphs_are_void_ = true;  // what follows the tiles in StepArrays moves
   }
   if (step_.are_of(batch)) {
-    if (tiling > 0 && step_.tiles(tiling).data == nullptr) step_.put(device_, *stream_, batch, tilings_);
+    if (tiling > 0 && step_.tiles(tiling).data == nullptr) put_step(batch);
     return step_;
   }
   repeats_ = false;
@@ -52,44 +52,33 @@ void CudaBackend::attention(const CacheStorage& storage, const Batch& batch, con
                             Rows q, Rows out) {
   const int64_t tiling = args.heads / args.kv_heads;
   const StepArrays& arrays = arrays_of(batch, tiling);
-  attend(arrays.paged(args.group), arrays.tiles(tiling), arrays.most_positions(),
+  attend({.rows = arrays.paged(args.group),
+          .tiles = arrays.tiles(tiling),
+          .most_positions = arrays.most_positions()},
          view(static_cast<const CudaCache&>(storage), args.layer), args, q, out);
 }
 
-void CudaBackend::attend(SomeRows& rows, const int32_t* tables, const PagedCacheView& cache,
-                         const AttentionArgs& args, Rows q, Rows out) {
-  list_attention_tiles(sequences_, args.heads / args.kv_heads, tiles_);
-  int64_t most_positions = 0;
-  for (const PagedSequence& sequence : sequences_)
-    most_positions = std::max<int64_t>(most_positions, sequence.context_length + sequence.row_count);
-  attend({.sequences = put(rows.sequences, std::span<const PagedSequence>(sequences_)),
-          .row_sequence = put(rows.row_sequence, std::span<const int32_t>(row_sequence_)),
-          .tables = tables,
-          .rows = static_cast<int64_t>(row_sequence_.size())},
-         {put(rows.tiles, std::span<const AttentionTile>(tiles_)), static_cast<int64_t>(tiles_.size())},
-         most_positions, cache, args, q, out);
-}
-
-void CudaBackend::attend(const PagedRows& rows, StepArrays::Tiles tiles, int64_t most_positions,
-                         const PagedCacheView& cache, const AttentionArgs& args, Rows q, Rows out) {
+void CudaBackend::attend(const AttendedRows& rows, const PagedCacheView& cache, const AttentionArgs& args,
+                         Rows q, Rows out) {
   counted(Op::attention, cache.element);
   // Where many rows fill the GPU anyway, no walk need be split.
   constexpr int64_t kMostScratch = int64_t{16} << 20;  // floats
-  int64_t floats = attention_scratch_floats(rows.rows, args.heads, args.head_dim, most_positions);
+  int64_t floats = attention_scratch_floats(rows.rows.rows, args.heads, args.head_dim, rows.most_positions);
   if (floats > kMostScratch) floats = 0;
   void* const scratch = floats == 0
                             ? nullptr
                             : attention_.get(device_, *stream_, static_cast<size_t>(floats) * sizeof(float),
                                              "partial results of attention");
-  paged_attention(*stream_, {.batch = rows,
+  paged_attention(*stream_, {.batch = rows.rows,
+                             .end = rows.end,
                              .cache = cache,
                              .q = static_cast<const float*>(q.data),
                              .heads = args.heads,
                              .window = args.window,
                              .scale = args.scale,
-                             .tiles = tiles.data,
-                             .tile_count = tiles.count,
-                             .most_positions = most_positions,
+                             .tiles = rows.tiles.data,
+                             .tile_count = rows.tiles.count,
+                             .most_positions = rows.most_positions,
                              .scratch = static_cast<float*>(scratch),
                              .scratch_floats = floats,
                              .out = out.data,

@@ -149,18 +149,36 @@ void CudaBackend::embed(const Weight& table, std::span<const int32_t> ids, Rows 
                                   .out = floats(out)});
 }
 
-void CudaBackend::embed(std::span<const WeightPtr> shards, std::span<const int64_t> ids, Rows out) {
-  const CudaWeight& first = own(*shards.front());
+void CudaBackend::embed_ngrams(const NgramTable& table, const Batch& batch, Rows out) {
+  const CudaWeight& first = own(*table.shards.front());
   counted(Op::embed, first.element);
-  std::vector<const void*> data;
-  for (const WeightPtr& shard : shards) data.push_back(own(*shard).memory.data());
-  cuda::embed(*stream_, ShardedEmbedArgs{.shards = put(shards_, std::span<const void* const>(data)),
-                                         .shard_entries = first.outputs,
-                                         .element = first.element,
-                                         .ids = put(shard_ids_, ids),
-                                         .rows = out.rows,
-                                         .width = out.width,
-                                         .out = floats(out)});
+  NgramNumbers numbers = table.numbers;
+  if (const int64_t tail = numbers.tokens() - 1; tail > step_.tail()) {
+    step_.list_tails(tail);
+    other_.list_tails(tail);
+    graphs_are_void_ = true;  // what follows the tails in StepArrays moves
+    if (step_.are_of(batch)) put_step(batch);
+  }
+  NgramArrays& kept = ngrams_[table.shards.data()];
+  std::vector<const void*> shards;
+  for (const WeightPtr& shard : table.shards) shards.push_back(own(*shard).memory.data());
+  std::vector<int64_t> all(numbers.multipliers, numbers.multipliers + numbers.tokens());
+  all.insert(all.end(), numbers.vocab_sizes, numbers.vocab_sizes + numbers.heads);
+  all.insert(all.end(), numbers.offsets, numbers.offsets + numbers.heads);
+  numbers.multipliers = put_once(kept.numbers, std::span<const int64_t>(all));
+  numbers.vocab_sizes = numbers.multipliers + numbers.tokens();
+  numbers.offsets = numbers.vocab_sizes + numbers.heads;
+  const StepArrays& arrays = arrays_of(batch);
+  cuda::embed_ngrams(*stream_, {.shards = put_once(kept.shards, std::span<const void* const>(shards)),
+                                .shard_entries = first.outputs,
+                                .element = first.element,
+                                .numbers = numbers,
+                                .batch = arrays.paged(0),
+                                .ids = static_cast<const int32_t*>(arrays.find(batch.token_ids.data())),
+                                .tails = arrays.tails(),
+                                .tail = arrays.tail(),
+                                .width = out.width / numbers.heads,
+                                .out = floats(out)});
 }
 
 void CudaBackend::rms_norm(Rows x, const Weight& weight, float eps, Rows out) {

@@ -49,7 +49,7 @@ class CudaBackend final : public Backend {
 
   Form input_form(int64_t width, std::span<const Weight* const> weights) const override;
   void embed(const Weight& table, std::span<const int32_t> ids, Rows out) override;
-  void embed(std::span<const WeightPtr> shards, std::span<const int64_t> ids, Rows out) override;
+  void embed_ngrams(const NgramTable& table, const Batch& batch, Rows out) override;
   void rms_norm(Rows x, const Weight& weight, float eps, Rows out) override;
   void linear(Rows x, std::span<const Projection> projections) override;
   void gated_linear(Rows x, const Weight& gate, const Weight& up, Rows spare, Rows out) override;
@@ -132,19 +132,18 @@ class CudaBackend final : public Backend {
   const void* as_operand(Rows x);
   void multiply(Rows x, std::span<const Projection> projections, bool as_operands, Element element);
 
-  void take_sampled_ids(const Batch& batch);
-
+  void put_step(const Batch& batch);
   // Of the step, or of another batch that it computes besides. tiling: see StepArrays; 0: none.
   const StepArrays& arrays_of(const Batch& batch, int64_t tiling = 0);
   PagedCacheView view(const CudaCache& cache, int64_t layer) const;
-  void attend(const PagedRows& rows, StepArrays::Tiles tiles, int64_t most_positions,
-              const PagedCacheView& cache, const AttentionArgs& args, Rows q, Rows out);
-  // Of rows that an indexer treats alike, with what sequences_ and row_sequence_ say of them.
-  struct SomeRows {
-    HostArray sequences, row_sequence, tables, tiles;
+  struct AttendedRows {  // see PagedAttentionArgs
+    PagedRows rows;
+    int64_t end = INT32_MAX;
+    StepArrays::Tiles tiles;
+    int64_t most_positions = 0;
   };
-  void attend(SomeRows& rows, const int32_t* tables, const PagedCacheView& cache, const AttentionArgs& args,
-              Rows q, Rows out);
+  void attend(const AttendedRows& rows, const PagedCacheView& cache, const AttentionArgs& args, Rows q,
+              Rows out);
 
   // What a step of a shape is, once it was captured.
   using Counts = std::array<int64_t, static_cast<size_t>(Op::count) * kElements>;
@@ -176,14 +175,12 @@ class CudaBackend final : public Backend {
   Scratch operand_, attention_, gated_delta_, picks_, gathered_, sampling_, sampled_;
   StepArrays step_, other_;
   std::vector<int64_t> tilings_;  // that attention has asked for
-  HostArray ids_, shard_ids_, shards_, positions_, frequencies_, axes_, indices_, sample_rows_, edits_;
-  SomeRows dense_, picked_;  // rows that see all there is, and those that pick
-  HostArray sparse_;
+  HostArray ids_, positions_, frequencies_, axes_, indices_, sample_rows_, edits_;
   std::map<const Expert*, HostArray> experts_;  // of each mixture where its matrices are
-  std::vector<PagedSequence> sequences_;  // of the rows that are being put together, as are the next four
-  std::vector<SparseRow> sparse_rows_;
-  std::vector<int32_t> row_sequence_, tables_;
-  std::vector<AttentionTile> tiles_;
+  struct NgramArrays {
+    HostArray shards, numbers;
+  };
+  std::map<const WeightPtr*, NgramArrays> ngrams_;  // of each table of n-grams' embeddings
   std::vector<SampleRow> to_sample_;
   std::vector<LogitEdit> all_edits_;
   const int32_t* sampled_ids_ = nullptr;

@@ -2,8 +2,9 @@
 // holds, and in nothing else: so it is captured once and then launched as one, and the model need not be walked on the CPU.
 //
 // The first two steps of a shape are computed as any other: memory grows to what it takes, kernels are loaded, and it is seen whether
-// all that it needs of the batch is in StepArrays (repeats_); what is not, ids of n-grams or an indexer's rows, a replay would
-// not renew. Behind the second one it is captured.
+// all that it needs of the batch is in StepArrays (repeats_); what is not, rows of an adapter say, a replay would not renew. Behind the
+// second one it is captured. What hangs on how long each sequence is, such as whether a row sees all there is or what an indexer picks,
+// the kernels find out themselves: of that the host may use the step's shape alone.
 // Memory that is freed meanwhile, because something larger was needed, makes all graphs void: they hold addresses.
 #include <utility>
 
@@ -86,18 +87,18 @@ void CudaBackend::give_graphs_up(const Error& why) {
   forget_graphs();
 }
 
-// Nobody has seen them yet: sample() has left them on the device.
-void CudaBackend::take_sampled_ids(const Batch& batch) {
-  if (batch.ids_from.empty()) return;
-  take_ids(*stream_,
-           {.from = step_.ids_from(), .sampled = sampled_ids_, .rows = batch.rows(), .ids = step_.ids()});
-  ahead_.fetch_add(1, std::memory_order_relaxed);
+// Ids that nobody has seen yet are where sample() has left them, on the device.
+void CudaBackend::put_step(const Batch& batch) {
+  step_.put(device_, *stream_, batch, tilings_);
+  if (!batch.ids_from.empty())
+    take_ids(*stream_,
+             {.from = step_.ids_from(), .sampled = sampled_ids_, .rows = batch.rows(), .ids = step_.ids()});
 }
 
 Rows CudaBackend::run_step(Workspace& workspace, const Batch& batch, bool repeatable,
                            const std::function<Rows()>& ops) {
-  step_.put(device_, *stream_, batch, tilings_);
-  take_sampled_ids(batch);
+  put_step(batch);
+  if (!batch.ids_from.empty()) ahead_.fetch_add(1, std::memory_order_relaxed);
   const struct Forget {
     StepArrays& arrays;
     ~Forget() { arrays.forget(); }

@@ -19,11 +19,17 @@ __global__ void __launch_bounds__(kThreads) copy_entries(EmbedArgs args) {
   widen(args.table, args.element, args.ids[row] * args.width, args.width, args.out + row * args.width);
 }
 
-__global__ void __launch_bounds__(kThreads) copy_sharded_entries(ShardedEmbedArgs args) {
+// A block: one row and head.
+__global__ void __launch_bounds__(kThreads) copy_ngram_entries(NgramEmbedArgs args) {
   begin_kernel();
-  const int64_t row = blockIdx.x, id = args.ids[row];
-  widen(args.shards[id / args.shard_entries], args.element, id % args.shard_entries * args.width, args.width,
-        args.out + row * args.width);
+  const int64_t row = blockIdx.x, head = blockIdx.y;
+  const int32_t sequence = args.batch.row_sequence[row];
+  const int64_t own = row - args.batch.sequences[sequence].first_row;  // of its sequence's rows
+  const int64_t entry = ngram_row(args.numbers, head, [&](int64_t back) {
+    return back <= own ? args.ids[row - back] : args.tails[sequence * args.tail + back - own - 1];
+  });
+  widen(args.shards[entry / args.shard_entries], args.element, entry % args.shard_entries * args.width,
+        args.width, args.out + (row * args.numbers.heads + head) * args.width);
 }
 
 __global__ void __launch_bounds__(kThreads) copy_ids(TakeIdsArgs args) {
@@ -42,8 +48,8 @@ void embed(Stream& stream, const EmbedArgs& args) {
   launch(stream, copy_entries, Grid(args.rows), kThreads, 0, args);
 }
 
-void embed(Stream& stream, const ShardedEmbedArgs& args) {
-  launch(stream, copy_sharded_entries, Grid(args.rows), kThreads, 0, args);
+void embed_ngrams(Stream& stream, const NgramEmbedArgs& args) {
+  launch(stream, copy_ngram_entries, Grid(args.batch.rows, args.numbers.heads), kThreads, 0, args);
 }
 
 }  // namespace qwen::cuda

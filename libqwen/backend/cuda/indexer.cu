@@ -82,12 +82,12 @@ __global__ void __launch_bounds__(kThreads) finish_groups(StoreIndexKeysArgs arg
 __global__ void __launch_bounds__(kThreads) score_groups(PickArgs args) {
   begin_kernel();
   const IndexerShape& shape = args.shape;
-  const SparseRow row = args.rows[blockIdx.x];
+  const Position row = position_of(args.batch, args.first + blockIdx.x);
   const int64_t group = int64_t{blockIdx.y} * kThreads + threadIdx.x;
-  if (group >= (int64_t{row.position} + 1) / shape.ratio) return;  // no barrier in this kernel
+  if (row.position < picks_from(shape) || group >= (row.position + 1) / shape.ratio)
+    return;  // no barrier in this kernel
   const int64_t position = group * shape.ratio;
-  const float* const key = args.index +
-                           args.tables[row.table + position / kBlock] * index_block_floats(shape) +
+  const float* const key = args.index + row.table[position / kBlock] * index_block_floats(shape) +
                            kBlock * shape.head_dim + position % kBlock / shape.ratio * group_floats(shape);
   const float* const queries = args.queries + row.row * shape.heads * shape.head_dim;
   constexpr int kHeads = 4;  // that share the reading of a key
@@ -108,15 +108,38 @@ __global__ void __launch_bounds__(kThreads) score_groups(PickArgs args) {
   args.scores[blockIdx.x * args.most_groups + group] = score;
 }
 
+// What attention reads of a row's own cache.
+__device__ __forceinline__ void describe(const PickArgs& args, int64_t item, const Position& row) {
+  const IndexerShape& shape = args.shape;
+  const PickedRows& to = args.to;
+  const int64_t blocks = gathered_blocks(shape);
+  const auto index = static_cast<int32_t>(item), first_block = static_cast<int32_t>(item * blocks);
+  const bool picks = row.position >= picks_from(shape);
+  if (threadIdx.x == 0) {
+    to.row_sequence[item] = picks ? index : -1;
+    to.sequences[item] = {.first_row = index,
+                          .row_count = picks ? 1 : 0,
+                          .context_length = static_cast<int32_t>(gathered_positions(shape, row.position)) - 1,
+                          .table = first_block};
+  }
+  const int thread = static_cast<int>(threadIdx.x);
+  for (int i = thread; i < static_cast<int>(blocks); i += kThreads)
+    to.tables[first_block + i] = first_block + i;
+  for (int i = thread; i < static_cast<int>(to.tiles_each); i += kThreads)
+    to.tiles[item * to.tiles_each + i] = {index, i * static_cast<int32_t>(kTileQueries)};
+}
+
 // A block: one row. Scores are not negative, so they have the order of their bits: the smallest that is picked is found digit by
 // digit, and everything above it, and of its like the first, is listed.
 __global__ void __launch_bounds__(kThreads) pick(PickArgs args) {
   begin_kernel();
-  const SparseRow row = args.rows[blockIdx.x];
-  const int64_t groups = (int64_t{row.position} + 1) / args.shape.ratio;
+  const Position row = position_of(args.batch, args.first + blockIdx.x);
+  describe(args, blockIdx.x, row);
+  if (row.position < picks_from(args.shape)) return;  // the whole block
+  const int64_t groups = (row.position + 1) / args.shape.ratio;
   const int64_t wanted = args.shape.budget / args.shape.ratio;
   const float* const scores = args.scores + blockIdx.x * args.most_groups;
-  int32_t* const picked = args.picked + blockIdx.x * wanted;
+  int32_t* const picked = args.to.groups + blockIdx.x * wanted;
   const int lane = static_cast<int>(threadIdx.x % kWarp), warp = static_cast<int>(threadIdx.x / kWarp);
   constexpr int kDigits = 256, kOfLane = kDigits / kWarp;
   static_assert(kDigits == kThreads);
@@ -192,19 +215,19 @@ __global__ void __launch_bounds__(kThreads) gather_blocks(GatherArgs args) {
   const IndexerShape& shape = args.shape;
   const int64_t blocks = gathered_blocks(shape), width = args.from.width;
   const int64_t item = blockIdx.x / blocks, block = blockIdx.x % blocks, head = blockIdx.y;
-  const SparseRow row = args.rows[item];
+  const Position row = position_of(args.batch, args.first + item);
+  if (row.position < picks_from(shape)) return;                                    // the whole block
   const int64_t count = gathered_positions(shape, row.position) - block * kBlock;  // from here on
   int64_t* const sources = shared_memory<int64_t>();  // [kBlock] block * kBlock + slot in the cache
   if (static_cast<int>(threadIdx.x) < kBlock && static_cast<int>(threadIdx.x) < count) {
     const int64_t index = block * kBlock + threadIdx.x;
-    const int64_t behind = (int64_t{row.position} + 1) / shape.ratio * shape.ratio - shape.budget;
+    const int64_t behind = (row.position + 1) / shape.ratio * shape.ratio - shape.budget;
     const int64_t position =
         index < shape.budget
-            ? int64_t{args.picked[(item * shape.budget + index) / shape.ratio]} * shape.ratio +
+            ? int64_t{args.groups[(item * shape.budget + index) / shape.ratio]} * shape.ratio +
                   index % shape.ratio
             : behind + index;
-    sources[threadIdx.x] =
-        int64_t{args.tables[row.table + position / kBlock]} * kBlock + position % kBlock;
+    sources[threadIdx.x] = int64_t{row.table[position / kBlock]} * kBlock + position % kBlock;
   }
   __syncthreads();
   const T* const keys = static_cast<const T*>(args.from.keys);

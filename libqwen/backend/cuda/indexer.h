@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "backend/cuda/attention.h"
 #include "backend/cuda/device.h"
 #include "backend/cuda/paged.h"
 #include "checkpoint/indexer_shape.h"
@@ -29,14 +30,11 @@ struct StoreIndexKeysArgs {
 };
 void store_index_keys(Stream& stream, const StoreIndexKeysArgs& args);
 
-// A row that has more whole groups than it may pick.
-struct SparseRow {
-  int32_t row = 0;
-  int32_t position = 0;
-  int32_t table = 0;  // where in `tables` its sequence's begins
-};
-
-// Positions that such a row attends to, and blocks that take them.
+// From this position on a row has more whole groups than it may pick. Before it picks all there is: the bits of attention to the cache.
+constexpr int64_t picks_from(const IndexerShape& shape) {
+  return shape.budget + shape.ratio - 1;
+}
+// Positions that a row further on attends to, and blocks that take them.
 constexpr int64_t gathered_positions(const IndexerShape& shape, int64_t position) {
   return shape.budget + (position + 1) % shape.ratio;
 }
@@ -44,28 +42,38 @@ constexpr int64_t gathered_blocks(const IndexerShape& shape) {
   return (shape.budget + shape.ratio - 1 + kCacheBlock - 1) / kCacheBlock;
 }
 
+// Of `count` rows what they pick, and a batch of as many sequences of one row each for paged_attention(), of which those that do not
+// pick have no row. Which these are the device sees: the host knows how many rows there are and nothing of them.
+struct PickedRows {
+  int32_t* groups = nullptr;           // [count, budget / ratio] ascending
+  PagedSequence* sequences = nullptr;  // [count]
+  int32_t* row_sequence = nullptr;     // [count] i, or -1
+  int32_t* tables = nullptr;           // [count, gathered_blocks()]: block i of all
+  AttentionTile* tiles = nullptr;      // [count, tiles_each]
+  int64_t tiles_each = 0;
+};
+
 struct PickArgs {
   IndexerShape shape;
-  const SparseRow* rows = nullptr;
-  int64_t count = 0;        // of them
+  PagedRows batch;
+  int64_t first = 0;        // row of the batch
+  int64_t count = 0;        // of rows from there on
   int64_t most_groups = 0;  // whole ones, at any of their positions
-  const int32_t* tables = nullptr;
   const float* index = nullptr;
-  const float* queries = nullptr;  // [all rows of the step, heads * head_dim]
+  const float* queries = nullptr;  // [all rows of the batch, heads * head_dim]
   float* scores = nullptr;         // scratch [count, most_groups]
-  int32_t* picked = nullptr;       // [count, budget / ratio] groups, ascending
+  PickedRows to = {};
 };
-// Those with the largest sum over the heads of max(0, query . key), of equal ones the first. NaN counts as 0.
+// Groups with the largest sum over the heads of max(0, query . key), of equal ones the first. NaN counts as 0.
 void pick_groups(Stream& stream, const PickArgs& args);
 
 struct GatherArgs {
   IndexerShape shape;
-  const SparseRow* rows = nullptr;
-  int64_t count = 0;
-  const int32_t* tables = nullptr;
-  const int32_t* picked = nullptr;
+  PagedRows batch;
+  int64_t first = 0, count = 0;     // as in PickArgs
+  const int32_t* groups = nullptr;  // of PickedRows
   PagedCacheView from;
-  PagedCacheView to;  // row i's blocks: i * gathered_blocks() and on
+  PagedCacheView to;  // row first + i's blocks: i * gathered_blocks() and on
 };
 void gather_positions(Stream& stream, const GatherArgs& args);
 

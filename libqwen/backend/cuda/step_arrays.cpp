@@ -55,6 +55,14 @@ void StepArrays::put(const Device& device, Stream& stream, const Batch& batch,
     tiles_at_.push_back(
         {tiling, append(std::span<const AttentionTile>(tiles_)), static_cast<int64_t>(tiles_.size())});
   }
+  std::vector<int32_t> tails;
+  for (const SequenceRows& sequence : batch.sequences) {
+    for (int64_t i = 0; i < tail_; ++i) {
+      const int64_t position = sequence.context_length - 1 - i;
+      tails.push_back(position < 0 ? -1 : sequence.tokens[static_cast<size_t>(position)]);
+    }
+  }
+  tails_at_ = append(std::span<const int32_t>(tails));
   tables_at_ = append(std::span<const int32_t>());
   for (size_t group = 0; group < groups; ++group)
     for (const SequenceRows& sequence : batch.sequences) {
@@ -72,11 +80,6 @@ const void* StepArrays::find(const void* of_batch) const {
   if (of_batch == batch_->positions.data()) return at<std::byte>(positions_at_);
   if (of_batch == batch_->logit_rows.data()) return at<std::byte>(results_at_);
   return nullptr;
-}
-
-std::span<const PagedSequence> StepArrays::sequences(int64_t group) const {
-  const size_t count = batch_->sequences.size();
-  return std::span(sequences_).subspan(static_cast<size_t>(group) * count, count);
 }
 
 PagedRows StepArrays::paged(int64_t group) const {

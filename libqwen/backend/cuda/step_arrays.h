@@ -1,6 +1,7 @@
 // What the kernels read of a batch: ids, positions, and where its rows are in the cache. All of it is one piece of device memory, written
-// by one copy at the head of a step; where in it an array begins hangs on how many rows, sequences, results and tilings there are
-// and on nothing else, so that what was captured finds that of later steps at the same address. Tables, which grow, come last.
+// by one copy at the head of a step; where in it an array begins hangs on how many rows, sequences, results and tilings there are, how
+// long tails are, and on nothing else, so that what was captured finds that of later steps at the same address. Tables, which grow,
+// come last.
 #pragma once
 
 #include <cstddef>
@@ -22,6 +23,8 @@ class StepArrays {
   // tilings: for how many heads of one kv head attention's tiles are listed.
   void put(const Device& device, Stream& stream, const Batch& batch, std::span<const int64_t> tilings);
   void forget() { batch_ = nullptr; }  // the batch ends
+  // From the next put() on the last `tokens` before each sequence's rows are listed: of SequenceRows::tokens those before the step.
+  void list_tails(int64_t tokens) { tail_ = tokens; }
 
   bool are_of(const Batch& batch) const { return batch_ == &batch; }
   // Batch::ids_from, and the ids that take its place: on the device.
@@ -30,8 +33,6 @@ class StepArrays {
   // On the device, if this is the beginning of the batch's ids, positions or rows of results; or null.
   const void* find(const void* of_batch) const;
 
-  std::span<const PagedSequence> sequences(int64_t group) const;  // on the host, as the next
-  std::span<const int32_t> row_sequence() const { return row_sequence_; }
   PagedRows paged(int64_t group) const;
   RecurrentRows recurrent(int64_t group) const;
   struct Tiles {
@@ -39,6 +40,10 @@ class StepArrays {
     int64_t count = 0;
   };
   Tiles tiles(int64_t tiling) const;  // none, if put() was not told of it
+  int64_t tail() const { return tail_; }
+  const int32_t* tails() const {  // [sequences, tail()], see NgramEmbedArgs
+    return at<int32_t>(tails_at_);
+  }
   // At least the positions of any sequence, the step's included: a power of two, for what is launched is to serve many steps.
   int64_t most_positions() const { return most_positions_; }
 
@@ -62,7 +67,8 @@ class StepArrays {
   };
   std::vector<TilesAt> tiles_at_;
   size_t ids_at_ = 0, ids_from_at_ = 0, positions_at_ = 0, results_at_ = 0, sequences_at_ = 0,
-         row_sequence_at_ = 0, tables_at_ = 0;
+         row_sequence_at_ = 0, tails_at_ = 0, tables_at_ = 0;
+  int64_t tail_ = 0;
   int64_t most_positions_ = 0;
   HostArray array_{size_t{64} << 10};  // that it seldom moves
   const void* device_ = nullptr;
