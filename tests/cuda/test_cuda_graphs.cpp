@@ -66,7 +66,7 @@ std::vector<int64_t> kernels(const Engine& engine) {
 }
 
 #ifdef __SANITIZE_ADDRESS__  // the others take minutes
-constexpr const char* kNames[] = {"qwen3_5", "qwen4_exp"};
+constexpr const char* kNames[] = {"qwen4_exp"};
 constexpr const char* kDtypes[] = {"bf16"};
 #else
 constexpr const char* kNames[] = {"qwen2_sliding", "qwen2_moe", "qwen3_yarn", "qwen3_5", "qwen4_exp"};

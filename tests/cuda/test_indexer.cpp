@@ -68,7 +68,8 @@ TEST_CASE(
 
 TEST_CASE("cuda indexer: a row that picks all there is has the bits of attention to all there is") {
   Random random(73);
-  for (const Shape& shape : kShapes) {
+  for (const size_t i : {size_t{0}, size_t{4}, std::size(kShapes) - 1}) {
+    const Shape& shape = kShapes[i];
     const Sequence a(random, shape), b(random, shape);
     const Floats norm = random.floats(shape.indexer.head_dim, 0.5, 1.5);
     const auto same =
@@ -77,10 +78,10 @@ TEST_CASE("cuda indexer: a row that picks all there is has the bits of attention
     for (const Precision precision : {Precision::f32, Precision::bf16}) {
       const auto picked = run(precision, shape, norm, {&a, &b}, 11),
                  all = run(precision, shape, norm, {&a, &b}, 11, true);
-      for (size_t i = 0; i < 2; ++i) {
-        CHECK(same_bits(Floats(picked[i].begin(), picked[i].begin() + static_cast<int64_t>(same)),
-                        Floats(all[i].begin(), all[i].begin() + static_cast<int64_t>(same))));
-        if (same < all[i].size()) CHECK(!same_bits(picked[i], all[i]));
+      for (size_t s = 0; s < 2; ++s) {
+        CHECK(same_bits(Floats(picked[s].begin(), picked[s].begin() + static_cast<int64_t>(same)),
+                        Floats(all[s].begin(), all[s].begin() + static_cast<int64_t>(same))));
+        if (same < all[s].size()) CHECK(!same_bits(picked[s], all[s]));
       }
     }
   }
@@ -89,9 +90,9 @@ TEST_CASE("cuda indexer: a row that picks all there is has the bits of attention
 TEST_CASE("cuda indexer: rows that are picked for in several turns have the bits of others") {
   Random random(74);
   // 288 kB of keys and as many of values for each row: for 455 rows there is room at a time.
-  const Shape shape{1, 1, 256, {1, 8, 8, 4, 256}, 740};
+  const Shape shape{1, 1, 256, {1, 8, 8, 4, 256}, 480};
   const Sequence sequence(random, shape);
   const Floats norm = random.floats(shape.indexer.head_dim, 0.5, 1.5);
   const Floats all = run(Precision::f32, shape, norm, {&sequence}, shape.length)[0];
-  CHECK(same_bits(run(Precision::f32, shape, norm, {&sequence}, 185)[0], all));
+  CHECK(same_bits(run(Precision::f32, shape, norm, {&sequence}, 240)[0], all));
 }

@@ -198,13 +198,13 @@ TEST_CASE("cuda attention equals the naive twin in every shape and window, split
 TEST_CASE("cuda attention leaves rows from a position on alone") {
   DeviceArrays arrays;
   Random random(47);
-  for (const Shape& shape : {Shape{14, 2, 64, 0, 300}, Shape{20, 1, 40, 0, 50}}) {
+  for (const Shape& shape : {Shape{14, 2, 64, 0, 150}, Shape{20, 1, 40, 0, 50}}) {
     const Sequence a(random, shape), b(random, shape);
     const std::vector<Piece> pieces = {{&a, 0, shape.length}, {&b, 10, 1}, {&b, 41, 1}, {&a, 33, 9}};
     for (const Element element : {Element::f32, Element::bf16}) {
       for (const Way way : {Way::walk, Way::split}) {
         const std::vector<Floats> all = attend(arrays, shape, element, pieces, way);
-        for (const int64_t end : {0, 11, 41, 300}) {
+        for (const int64_t end : {0, 11, 41}) {
           const std::vector<Floats> some = attend(arrays, shape, element, pieces, way, Element::f32, end);
           for (size_t p = 0; p < pieces.size(); ++p) {
             const int64_t before = std::clamp<int64_t>(end - pieces[p].context, 0, pieces[p].rows);

@@ -50,7 +50,7 @@ int64_t steps_ahead(const Engine& engine) {
 }
 
 #ifdef __SANITIZE_ADDRESS__  // the others take minutes
-constexpr const char* kNames[] = {"qwen3_5", "qwen4_exp"};
+constexpr const char* kNames[] = {"qwen3_5"};
 constexpr const char* kDtypes[] = {"bf16"};
 #else
 constexpr const char* kNames[] = {"qwen2_sliding", "qwen2_moe", "qwen3_yarn", "qwen3_5", "qwen4_exp"};
