@@ -424,7 +424,8 @@ def test_dependent_launches_are_the_same_launches(run: Run, log: Path, graphs: i
         assert (int(said) > 0) == (dependent == 1) and (int(said) == len(begun) or graphs == 1)
     assert [line.removeprefix("dependent ") for line in lines[1]] == lines[0]
     ordinary = [line for line in lines[1] if line.startswith("launch ")]
-    assert len(ordinary) < len(lines[1]) / 20, "few launches follow anything but a kernel"
+    # Of a step what follows a copy, a graph's first, and what follows the graph.
+    assert len(ordinary) <= 4 * 13 < len(lines[1]) / 4
 
 
 WITHOUT = """
