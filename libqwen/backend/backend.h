@@ -328,6 +328,8 @@ struct CudaOptions {
   int device = 0;     // GPU, as CUDA numbers them
   int threads = 0;    // that read weights at most; 0: as many as are of use
   bool check = true;  // that it computes known answers, once in a process
+  // Every op keeps backend.h's promise. false: products of many rows may be cuBLASLt's, whose sums depend on how many there are.
+  bool strict = true;
 };
 // Throws Error: unsupported (a build without CUDA; no driver, no such GPU, or one that this build has no kernels for); out_of_memory;
 // internal (its answers are wrong).
