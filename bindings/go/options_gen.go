@@ -87,6 +87,13 @@ func WithCUDAGraphs(value bool) ConfigOption {
 	return WithOption("cuda_graphs", value)
 }
 
+// WithStrict sets the option strict. true: a result is the same to the bit whatever else is computed beside it. 0: on a
+// GPU, in bf16, products of 64 rows and more (a prompt's, a large batch's) are NVIDIA's cuBLASLt's, if the machine has
+// it: as exact, but not the same bits in every batch. On the CPU it changes nothing. Default: true.
+func WithStrict(value bool) ConfigOption {
+	return WithOption("strict", value)
+}
+
 // WithMTP sets the option mtp. true: load the checkpoint's multi-token-prediction head too, for its logits. Default:
 // false.
 func WithMTP(value bool) ConfigOption {

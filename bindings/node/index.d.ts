@@ -71,6 +71,7 @@ export interface EngineOptions {
   max_waiting?: number;
   prefix_cache?: boolean;
   cuda_graphs?: boolean;
+  strict?: boolean;
   mtp?: boolean;
   tokenizer?: string;
 }

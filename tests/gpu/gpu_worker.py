@@ -97,6 +97,12 @@ class Transformers:
         return {"prompt_tokens": len(ids), "tokens": [token], "main": 0.0, "token": 1e3 * (self.now() - self.begin)}
 
 
+class LibQwen(peer_worker.LibQwen):
+    def settings(self) -> str:
+        has = "linear.cublas_lt" in self.session.counters()
+        return f"{super().settings()}, {'cuBLASLt' if has else 'no cuBLASLt'}"
+
+
 if __name__ == "__main__":
-    peer_worker.ENGINES = {"libqwen": peer_worker.LibQwen, "transformers": Transformers}
+    peer_worker.ENGINES = {"libqwen": LibQwen, "transformers": Transformers}
     peer_worker.main()
