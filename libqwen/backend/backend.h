@@ -2,7 +2,7 @@
 // owns the memory, decides how a weight is kept and which kernel runs.
 //
 // Promise of every op: an output row depends on its own input row (and its own sequence's cache) only, and is summed in
-// an order that does not depend on how many other rows, sequences or threads there are.
+// an order that does not depend on how many other rows, sequences or threads there are. Products on a GPU keep it where it is strict.
 #pragma once
 
 #include <array>
@@ -328,8 +328,8 @@ struct CudaOptions {
   int device = 0;     // GPU, as CUDA numbers them
   int threads = 0;    // that read weights at most; 0: as many as are of use
   bool check = true;  // that it computes known answers, once in a process
-  // Every op keeps backend.h's promise. false: products of many rows may be cuBLASLt's, whose sums depend on how many there are.
-  bool strict = true;
+  bool strict =
+      true;  // false: products of many rows may be cuBLASLt's, whose sums depend on how many there are
 };
 // Throws Error: unsupported (a build without CUDA; no driver, no such GPU, or one that this build has no kernels for); out_of_memory;
 // internal (its answers are wrong).

@@ -25,7 +25,7 @@ LARGE = CONFIG.with_name("Qwen3-8B.config.json")
 WORKER = Path(__file__).resolve().parent / "gpu_worker.py"
 PEER = "transformers"
 LOOSE = "strict=0"  # ours too, with cuBLASLt where the machine has it
-LOOSE_CACHE = 1 << 30  # bytes; so that the memory that the first engine has left does not all go
+CACHE_BYTES = 2 << 30  # of ours: more than the rows need, so that the engines have room beside each other
 FIRST_TOKEN = "open to first token, s"
 NO_LIBRARY = "no cuBLASLt"  # in what gpu_worker.py says of itself
 
@@ -126,13 +126,13 @@ def engines_for(setup: Setup, python: str, folder: Path, program: Path | None, w
     """libqwen on the GPU, strict and not, and transformers if it is there. program: first_token, linked with the library."""
     threads = "4"  # of what the CPU has to do beside the GPU
 
-    def serve(interpreter: str, engine: str, device: str) -> list[str]:
-        return [interpreter, str(WORKER), f"--option=device={device}", engine, str(folder), threads]
+    def serve(interpreter: str, engine: str, device: str, *options: str) -> list[str]:
+        given = [f"--option={option}" for option in (f"device={device}", *options)]
+        return [interpreter, str(WORKER), *given, engine, str(folder), threads]
 
     opens = [str(program), str(folder), TEXT, "0", "1", f"device={setup.arguments.device}"] if program else []
-    ours = serve(python, OURS, setup.arguments.device)
-    loose = [*ours[:2], "--option=strict=0", f"--option=kv_cache_bytes={LOOSE_CACHE}", *ours[2:]]
-    engines = [Engine(OURS, ours, opens), Engine(LOOSE, loose, [])]
+    ours = [python, OURS, setup.arguments.device, f"kv_cache_bytes={CACHE_BYTES}"]
+    engines = [Engine(OURS, serve(*ours), opens), Engine(LOOSE, serve(*ours, LOOSE), [])]
     if with_peer:
         command = serve(setup.arguments.torch_python, PEER, "cuda")
         engines.append(Engine(PEER, command, [*command, TEXT]))

@@ -64,8 +64,8 @@ Opened open_library() {
   return opened;
 }
 
-constexpr size_t kAlignment =
-    16;  // of all that it is given, a bias too, which its heuristic does not ask about
+// Of all that it is given, a bias too, which its heuristic does not ask about.
+constexpr size_t kAlignment = 16;
 
 bool aligned(const void* data) {
   return reinterpret_cast<uintptr_t>(data) % kAlignment == 0;
@@ -128,7 +128,7 @@ float* CublasLt::room() {
 }
 
 bool CublasLt::multiply(const LtProduct& product) {
-  // Rows that are not whole vectors are as slow with it as without.
+  // One alignment, which every algorithm is asked for.
   if (product.k % 8 != 0 || !aligned(product.x) || !aligned(product.weight) || !aligned(product.out) ||
       !aligned(product.bias) || !begin())
     return false;
