@@ -61,6 +61,7 @@ export interface EngineOptions {
   device?: "auto" | "cpu" | "cuda" | `cuda:${number}`;
   gpu_check?: boolean;
   dtype?: "bf16" | "f32";
+  strict?: boolean;
   threads?: number;
   cpu_isa?: string;
   load?: "mmap" | "read";
@@ -71,7 +72,6 @@ export interface EngineOptions {
   max_waiting?: number;
   prefix_cache?: boolean;
   cuda_graphs?: boolean;
-  strict?: boolean;
   mtp?: boolean;
   tokenizer?: string;
 }

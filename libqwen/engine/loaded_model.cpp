@@ -147,9 +147,9 @@ std::unique_ptr<Backend> create_backend(const CpuOptions& cpu, const Options& op
   if (!device.starts_with(kCuda)) return create_cpu_backend(cpu);
   CudaOptions cuda{.precision = cpu.precision,
                    .threads = static_cast<int>(options.i64_or_default("threads")),
-                   .check = options.i64_or_default("gpu_check") != 0,
-                   .strict = options.i64_or_default("strict") != 0};
+                   .check = options.i64_or_default("gpu_check") != 0};
   std::from_chars(device.data() + kCuda.size(), device.data() + device.size(), cuda.device);
+  cuda.strict = options.i64_or_default("strict") != 0;
   return create_cuda_backend(cuda);
 }
 

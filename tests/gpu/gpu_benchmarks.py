@@ -86,13 +86,14 @@ def benchmark_tables(details: dict[str, Any]) -> list[tuple[str, list[list[str]]
     for name, shape in details.get("shapes", {}).items():
         records, opened = shape["records"], shape["first_token"]
         bandwidth = details["gpu"]["bandwidth_gb_per_s"]
-        lines = with_cost(table(records, [LOOSE, PEER]), records)
-        lines = with_reached(lines, records, shape["weights"], bandwidth)
+        others = [LOOSE, PEER]
+        lines = with_reached(with_cost(table(records, others), records), records, shape["weights"], bandwidth)
         if opened:
-            line, *rest = table(opened, [PEER])[1:]
+            line, *rest = table(opened, others)[1:]
             assert not rest
-            ratio = number(statistics.median(1 / r for r in ratios(FIRST_TOKEN, opened, PEER))) if line[2] else ""
-            lines.append([line[0], line[1], "", line[2], "", ratio, ""])
+            found = ratios(FIRST_TOKEN, opened, PEER)
+            line[-1] = number(statistics.median(1 / ratio for ratio in found)) if found else ""
+            lines.append([*line, ""])
         title = f"{name}, bf16, tokens/s (median, min to max); a copy moves {bandwidth:.0f} GB/s"
         if NO_LIBRARY in shape["engines"].get(LOOSE, ""):
             title += f"; {NO_LIBRARY} was found, so strict=0 is the same kernels"
@@ -126,9 +127,9 @@ def engines_for(setup: Setup, python: str, folder: Path, program: Path | None, w
     """libqwen on the GPU, strict and not, and transformers if it is there. program: first_token, linked with the library."""
     threads = "4"  # of what the CPU has to do beside the GPU
 
-    def serve(interpreter: str, engine: str, device: str, *options: str) -> list[str]:
-        given = [f"--option={option}" for option in (f"device={device}", *options)]
-        return [interpreter, str(WORKER), *given, engine, str(folder), threads]
+    def serve(interpreter: str, engine: str, device: str, *more: str) -> list[str]:
+        options = [f"--option={option}" for option in (f"device={device}", *more)]
+        return [interpreter, str(WORKER), *options, engine, str(folder), threads]
 
     opens = [str(program), str(folder), TEXT, "0", "1", f"device={setup.arguments.device}"] if program else []
     ours = [python, OURS, setup.arguments.device, f"kv_cache_bytes={CACHE_BYTES}"]
