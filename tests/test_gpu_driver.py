@@ -192,7 +192,7 @@ def test_a_gpu_without_kernels(run: Run, capability: int) -> None:
 
 def test_the_page_on_troubleshooting_has_these_messages(run: Run, tmp_path: Path) -> None:
     (tmp_path / "libcuda.so.1").write_text("")
-    lost = "session = opened()\nfail('cuStreamSynchronize', 0, 700)\nprint(message(QwenInternalError, answer, session))"
+    lost = "session = opened()\nfail('cuEventSynchronize', 0, 700)\nprint(message(QwenInternalError, answer, session))"
     kernels = refusal(run, FAKE_NAME="NVIDIA A10G", FAKE_CAPABILITY=75)
     said = [
         refusal(run, folder=tmp_path),

@@ -94,6 +94,13 @@ func WithCUDAGraphs(value bool) ConfigOption {
 	return WithOption("cuda_graphs", value)
 }
 
+// WithCUDAStepAhead sets the option cuda_step_ahead. true: a GPU is given the next step before the CPU has read this
+// one's tokens: with the same results, and without a pause between the two. Of a request that ends one token may be
+// computed in vain. Default: true.
+func WithCUDAStepAhead(value bool) ConfigOption {
+	return WithOption("cuda_step_ahead", value)
+}
+
 // WithMTP sets the option mtp. true: load the checkpoint's multi-token-prediction head too, for its logits. Default:
 // false.
 func WithMTP(value bool) ConfigOption {

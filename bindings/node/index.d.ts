@@ -72,6 +72,7 @@ export interface EngineOptions {
   max_waiting?: number;
   prefix_cache?: boolean;
   cuda_graphs?: boolean;
+  cuda_step_ahead?: boolean;
   mtp?: boolean;
   tokenizer?: string;
 }

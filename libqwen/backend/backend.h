@@ -215,6 +215,8 @@ class Backend {
   virtual std::vector<KernelCount> kernel_counts() const = 0;  // any thread
   // What an engine's cache may have of the memory that is free now, beside step_bytes of activations.
   virtual CacheRoom cache_room(int64_t step_bytes) const = 0;
+  // Operations return before their work is done, which is done in their order: the next step may be given while one is under way.
+  virtual bool works_behind() const { return false; }
 
   // Throws Error: unsupported (dtype), out_of_memory. The source must outlive the weight.
   virtual WeightPtr load(const TensorView& tensor, WeightUse use) = 0;
@@ -308,9 +310,11 @@ class Backend {
   // out[rows[i]] += scale * x[i]; no row twice.
   virtual void scatter_add(Rows x, std::span<const int32_t> rows, float scale, Rows out) = 0;
   // From rows of logits to tokens, out[i] by args[i]: what the host needs of a row of which it wants a token only. No row twice; the
-  // edits change it. What the ops before it failed of is thrown here, by a backend that works behind the caller's back; what is wrong
-  // with one row is that row's outcome.
+  // edits change it. `out` is there when finish_sampling() returns, and stays where it is until then or until the next sample().
   virtual void sample(Rows logits, std::span<const SampleArgs> args, std::span<SampledRow> out) = 0;
+  // What the ops up to sample() failed of is thrown here, by a backend that works behind the caller's back; what is wrong with one row
+  // is that row's outcome.
+  virtual void finish_sampling() {}
   // Rows as float32 in host memory: where the backend's memory is that, x itself, until its memory is handed out again; elsewhere
   // what is read into `copy`.
   virtual std::span<float> host(Rows x, std::vector<float>& copy) = 0;

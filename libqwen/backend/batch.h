@@ -41,6 +41,9 @@ struct Batch {
   std::vector<int32_t> adapter_ids;               // [rows] LoRA adapter, 0: none
   std::vector<SequenceRows> sequences;            // in row order, covering all rows
   std::vector<int32_t> logit_rows;                // rows whose logits are wanted, ascending
+  // [rows] or empty. A row's id may not be known here yet: it is then the one that Backend::sample() chose last for its argument number
+  // ids_from[row], and token_ids[row] says nothing; -1: it is known. Only for a backend that works_behind().
+  std::vector<int32_t> ids_from;
   // A row whose input is an embedding instead of token_ids[row] (images, audio) will have its place here.
 
   int64_t rows() const { return static_cast<int64_t>(token_ids.size()); }

@@ -57,6 +57,9 @@ constexpr OptionRow kTable[] = {
     {"cuda_graphs", kI64, kEngine, true, 0, 1, "1", "", "",
      "1: a GPU's work in a step in which every sequence generates is captured, once for each size, and "
      "launched as one: with the same results, and less to do for the CPU."},
+    {"cuda_step_ahead", kI64, kEngine, true, 0, 1, "1", "", "",
+     "1: a GPU is given the next step before the CPU has read this one's tokens: with the same results, and "
+     "without a pause between the two. Of a request that ends one token may be computed in vain."},
     {"mtp", kI64, kEngine, true, 0, 1, "0", "", "",
      "1: load the checkpoint's multi-token-prediction head too, for its logits."},
     {"tokenizer", kStr, kEngine, false, 0, 0, "", "", "",

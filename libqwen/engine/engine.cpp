@@ -74,6 +74,8 @@ Engine::Engine(std::shared_ptr<const LoadedModel> loaded, const Options& options
 
   cache_ = cache_sizes(options, model, context_length_, *backend);
   stats_.cache_bytes = cache_bytes(model, *backend, cache_);
+  steps_ahead_ =
+      backend->works_behind() && !model.reads_tokens() && options.i64_or_default("cuda_step_ahead") != 0;
   runner_ = std::make_unique<Runner>(loaded_->model, std::move(backend), cache_,
                                      options.i64_or_default("cuda_graphs") != 0);
   SchedulerLimits limits{.max_batch_tokens = options.i64_or_default("max_batch_tokens"),
@@ -205,7 +207,9 @@ void Engine::step_loop() noexcept {
   while (true) {
     {
       std::unique_lock lock(mutex_);
-      work_.wait(lock, [this] { return closing_ || !inbox_.empty() || !scheduler_->idle(); });
+      work_.wait(lock, [this] {
+        return closing_ || !inbox_.empty() || !scheduler_->idle() || !flight_.step.empty();
+      });
       scheduler_->add(std::exchange(inbox_, {}));
       stats_.running = scheduler_->running();
       stats_.waiting = scheduler_->waiting();
@@ -214,47 +218,73 @@ void Engine::step_loop() noexcept {
     }
     step();
   }
+  flight_.step.clear();
   scheduler_->finish_all(Status::closed, "the engine was destroyed");
   publish();
 }
 
-// The life of a token, steps 2 to 5: schedule, run, sample, commit.
+// The life of a token, steps 2 to 5: schedule, run, sample, commit. A backend that works behind our back is given the next forward
+// pass before anybody knows the tokens that it begins with, and computes it while they are read, become text, and say how the next
+// ones are sampled.
 void Engine::step() noexcept {
   scheduler_->sweep();
-  ScheduledStep step;
   StepTrace trace;
   try {
-    const auto begin = Clock::now();
-    step = scheduler_->schedule(std::move(spare_step_));
-    if (!step.empty()) {
-      const auto scheduled = Clock::now();
-      const Rows logits = runner_->forward(step);
-      const auto computed = Clock::now();
-      for (const auto& sequence : step.sequences)
-        trace.generate_rows += sequence->size() - sequence->computed == 1 && !sequence->generated().empty();
-      trace.prompt_rows = step.batch.rows() - trace.generate_rows;
-      sampler_.sample(step, logits, runner_->backend());
-      commit(step);
-      trace.sequences = static_cast<int64_t>(step.sequences.size());
-      trace.schedule_seconds = seconds(begin, scheduled);
-      trace.forward_seconds = seconds(scheduled, computed);
-      trace.sample_seconds = seconds(computed, Clock::now());
+    if (flight_.step.empty()) {
+      begin(flight_, [&](ScheduledStep spare) { return scheduler_->schedule(std::move(spare)); });
+      sample(flight_);
+    }
+    if (!flight_.step.empty()) {
+      if (steps_ahead_ && sampler_.only_samples())
+        begin(next_, [&](ScheduledStep spare) {
+          return scheduler_->schedule_ahead(flight_.step, std::move(spare));
+        });
+      const auto waiting = Clock::now();
+      sampler_.finish();
+      commit(flight_.step);
+      trace = flight_.trace;
+      trace.sample_seconds += seconds(waiting, Clock::now());
+      flight_.step.clear();
+      std::swap(flight_, next_);
+      sample(flight_);
     }
   } catch (...) {
-    // Whatever went wrong belongs to the requests of this step; the engine goes on with the others.
+    // Whatever went wrong belongs to the requests of these steps; the engine goes on with the others.
     const Error failure = current_error();
-    scheduler_->abandon(step, failure);
+    scheduler_->abandon(flight_.step, failure);
+    if (!next_.step.empty()) scheduler_->abandon(next_.step, failure);
     log(LogLevel::error, "step failed: ", failure.message());
+    flight_.step.clear();
+    next_.step.clear();
   }
-  step.clear();
-  spare_step_ = std::move(step);
   publish(trace);
+}
+
+void Engine::begin(Flight& flight, const std::function<ScheduledStep(ScheduledStep)>& schedule) {
+  const auto start = Clock::now();
+  flight.step = schedule(std::move(flight.step));
+  if (flight.step.empty()) return;
+  const auto scheduled = Clock::now();
+  flight.logits = runner_->forward(flight.step);
+  flight.trace = {.sequences = static_cast<int64_t>(flight.step.sequences.size()),
+                  .prompt_rows = flight.step.batch.rows() - flight.step.generate_rows,
+                  .generate_rows = flight.step.generate_rows,
+                  .schedule_seconds = seconds(start, scheduled),
+                  .forward_seconds = seconds(scheduled, Clock::now())};
+}
+
+void Engine::sample(Flight& flight) {
+  if (flight.step.empty()) return;
+  const auto start = Clock::now();
+  sampler_.sample(flight.step, flight.logits, runner_->backend());
+  flight.trace.sample_seconds = seconds(start, Clock::now());
 }
 
 void Engine::commit(const ScheduledStep& step) {
   int64_t prompt_tokens = 0, generated_tokens = 0;
   for (size_t i = 0; i < step.sequences.size(); ++i) {
     Sequence& sequence = *step.sequences[i];
+    if (sequence.is_finished()) continue;  // since this step was given: its row was computed in vain
     const int64_t rows = step.batch.sequences[i].row_count;
     const auto prompt_size = static_cast<int64_t>(sequence.request().input().prompt.size());
     const int64_t size = sequence.size();

@@ -79,7 +79,15 @@ class Engine {
 
  private:
   void step_loop() noexcept;
+  // A step between its forward pass and its commit.
+  struct Flight {
+    ScheduledStep step;  // empty: none
+    Rows logits;
+    StepTrace trace;
+  };
   void step() noexcept;
+  void begin(Flight& flight, const std::function<ScheduledStep(ScheduledStep)>& schedule);
+  void sample(Flight& flight);
   void commit(const ScheduledStep& step);
   void take_rows(const ScheduledStep& step, size_t index);
   void take_prompt_logprobs(const Sequence& sequence, int64_t rows, std::span<const float> logits) const;
@@ -98,7 +106,8 @@ class Engine {
   std::unique_ptr<Scheduler> scheduler_;
   std::unique_ptr<Runner> runner_;
   StepSampler sampler_;
-  ScheduledStep spare_step_;
+  Flight flight_, next_;  // what is not in use keeps its memory
+  bool steps_ahead_ = false;
   std::function<void(const StepTrace&)> trace_;
 
   mutable std::mutex mutex_;  // guards what follows

@@ -49,7 +49,9 @@ void ScheduledStep::clear() {
   batch.adapter_ids.clear();
   batch.sequences.clear();
   batch.logit_rows.clear();
+  batch.ids_from.clear();
   sequences.clear();
+  generate_rows = 0;
 }
 
 bool Scheduler::Before::operator()(const SequencePtr& a, const SequencePtr& b) const {
@@ -147,7 +149,7 @@ ScheduledStep Scheduler::schedule(ScheduledStep step) {
       break;
     }
   }
-  for (const Share& share : plan.shares) add_rows(step, share);
+  for (const Share& share : plan.shares) add_rows(step, share, share.sequence->computed, -1);
   // Nobody is kept alive from here.
   plan.shares.clear();
   generating_.clear();
@@ -215,26 +217,56 @@ void Scheduler::adopt_prefix(Sequence& sequence) {
   cache_.adopt_prefix(sequence, wanted.any() ? wanted.first_row : sequence.size() - 1);
 }
 
-void Scheduler::add_rows(ScheduledStep& step, const Share& share) const {
+// from: of a row that is not known yet, for Batch::ids_from.
+void Scheduler::add_rows(ScheduledStep& step, const Share& share, int64_t computed, int32_t from) const {
   const SequencePtr& sequence = share.sequence;
   const auto& adapter = sequence->request().input().adapter;
   Batch& batch = step.batch;
   SequenceRows layout{.first_row = static_cast<int32_t>(batch.rows()),
                       .row_count = static_cast<int32_t>(share.rows),
-                      .context_length = static_cast<int32_t>(sequence->computed),
+                      .context_length = static_cast<int32_t>(computed),
                       .block_tables = sequence->block_tables,
                       .state_slot = sequence->state_slot,
                       .tokens = sequence->tokens};
   for (int64_t i = 0; i < share.rows; ++i) {
-    const int64_t index = sequence->computed + i;
+    const int64_t index = computed + i;
     const auto position = static_cast<int32_t>(index);
     if (index >= first_logits(*sequence)) batch.logit_rows.push_back(static_cast<int32_t>(batch.rows()));
-    batch.token_ids.push_back(sequence->tokens[static_cast<size_t>(index)]);
+    batch.token_ids.push_back(from < 0 ? sequence->tokens[static_cast<size_t>(index)] : 0);
+    if (from >= 0) batch.ids_from.push_back(from);
     batch.positions.push_back({position, position, position});
     batch.adapter_ids.push_back(adapter ? adapter->id : 0);
   }
   batch.sequences.push_back(std::move(layout));
+  step.generate_rows += from >= 0 || (sequence->size() - computed == 1 && !sequence->generated().empty());
   step.sequences.push_back(sequence);
+}
+
+bool Scheduler::others_may_begin() const {
+  return !waiting_.empty() &&
+         (running() < limits_.max_running || priority(*waiting_.begin()) > priority(*running_.rbegin()));
+}
+
+ScheduledStep Scheduler::schedule_ahead(const ScheduledStep& last, ScheduledStep step) {
+  step.clear();
+  if (others_may_begin()) return step;
+  int64_t met = 0;  // of those that run
+  for (size_t i = 0; i < last.sequences.size(); ++i) {
+    const SequencePtr& sequence = last.sequences[i];
+    if (sequence->is_finished()) continue;
+    ++met;
+    const bool ends =
+        static_cast<int64_t>(sequence->generated().size()) + 1 >= sequence->request().max_tokens;
+    if (ends && waiting_.empty()) continue;
+    const int64_t computed = last.batch.sequences[i].context_length + last.batch.sequences[i].row_count;
+    if (ends || !cache_.reserve(*sequence, computed + 1)) {  // its place is wanted, or there is none
+      step.clear();
+      return step;
+    }
+    add_rows(step, {sequence, 1}, computed, static_cast<int32_t>(i));
+  }
+  if (met < running()) step.clear();
+  return step;
 }
 
 void Scheduler::commit(const ScheduledStep& step) {

@@ -32,6 +32,7 @@ using SequencePtr = std::shared_ptr<Sequence>;
 struct ScheduledStep {
   Batch batch;
   std::vector<SequencePtr> sequences;
+  int64_t generate_rows = 0;  // rows of tokens that were generated the step before
   bool empty() const { return sequences.empty(); }
   void clear();  // keeps the memory of its lists
 };
@@ -64,6 +65,10 @@ class Scheduler {
   // The next step: rows, positions, block tables, which rows want logits. The block tables are the sequences' own and end with
   // commit(). spare: a step that is over, whose memory is used again.
   ScheduledStep schedule(ScheduledStep spare = {});
+  // The step behind `last`, which is not committed: it gives each of its sequences a token, and nobody knows which. A row for each
+  // of those that go on whatever it is (Batch::ids_from: its number among last.sequences). Empty where others may have their turn or
+  // the cache is full: then the next step is schedule()'s.
+  ScheduledStep schedule_ahead(const ScheduledStep& last, ScheduledStep spare);
   // After the step: the scheduled rows are in the cache; full blocks get their names, finished sequences leave, blocks
   // behind a window are given back.
   void commit(const ScheduledStep& step);
@@ -95,8 +100,9 @@ class Scheduler {
   bool make_room(const SequencePtr& sequence, int64_t rows, bool begins, Plan& plan);
   bool preempt_last(const SequencePtr& sequence, bool begins, Plan& plan);
   bool begin(const SequencePtr& sequence, Plan& plan);
+  bool others_may_begin() const;
   void adopt_prefix(Sequence& sequence);
-  void add_rows(ScheduledStep& step, const Share& share) const;
+  void add_rows(ScheduledStep& step, const Share& share, int64_t computed, int32_t from) const;
 
   PagedCache cache_;
   SchedulerLimits limits_;

@@ -13,6 +13,7 @@ void StepSampler::sample(const ScheduledStep& step, Rows logits, Backend& backen
   edits_.clear();
   edits_end_.clear();
   const auto& logit_rows = step.batch.logit_rows;
+  only_samples_ = true;
   int64_t row = 0;
   for (size_t i = 0; i < step.sequences.size(); ++i) {
     Sequence& sequence = *step.sequences[i];
@@ -22,8 +23,9 @@ void StepSampler::sample(const ScheduledStep& step, Rows logits, Backend& backen
     row = std::lower_bound(logit_rows.begin() + first, logit_rows.end(), rows.first_row + rows.row_count) -
           logit_rows.begin();
     const bool samples =
-        sequence.computed + rows.row_count == sequence.size() && !request.input().tensors.any();
+        rows.context_length + rows.row_count == sequence.size() && !request.input().tensors.any();
     shares_.push_back({first, row - samples, samples ? static_cast<int64_t>(args_.size()) : -1});
+    only_samples_ &= samples && row - first == 1;
     if (!samples) continue;
     args_.push_back(sample_args(request.input().params,
                                 {.tokens = sequence.tokens,

@@ -13,9 +13,16 @@ namespace qwen {
 
 class StepSampler {
  public:
-  // Before the sequences go on. logits [step.batch.logit_rows.size(), vocab_size] stay as they are until the last rows_of().
+  // Gives the backend the sampling of a step. logits [step.batch.logit_rows.size(), vocab_size] stay as they are until the last
+  // rows_of().
   void sample(const ScheduledStep& step, Rows logits, Backend& backend);
-  // Of the step's sequence number i, until the next sample(): its token; null: its prompt is not complete, or it wants tensors.
+  // Every sequence of the step gets a token, the i-th one by sample()'s i-th argument, and no rows are read: all that its successor
+  // has to wait for is in the backend.
+  bool only_samples() const { return only_samples_; }
+  // Waits for the tokens. Throws what the step has failed of.
+  void finish() { backend_->finish_sampling(); }
+  // Behind finish(), of the step's sequence number i, until the next sample(): its token; null: its prompt is not complete, or it
+  // wants tensors.
   const SampledRow* token_of(size_t i) const;
   // The other rows of logits that it has in the step, [rows, vocab_size]; valid until the next call.
   std::span<const float> rows_of(size_t i);
@@ -27,6 +34,7 @@ class StepSampler {
   };
 
   Backend* backend_ = nullptr;
+  bool only_samples_ = false;
   Rows logits_;
   std::vector<Share> shares_;  // [sequence]
   std::vector<SampleArgs> args_;

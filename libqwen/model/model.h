@@ -47,6 +47,8 @@ class Model {
   virtual bool has_head() const = 0;
 
   virtual bool has_mtp_head() const { return false; }
+  // forward() reads SequenceRows::tokens on the host, up to the step's own.
+  virtual bool reads_tokens() const { return false; }
 
   // Runs all rows of the batch. Returns the logits [batch.logit_rows.size(), vocab_size]; they are valid until the
   // workspace is reset.

@@ -54,6 +54,7 @@ class Qwen4Exp final : public Model {
   }
 
   bool has_head() const override { return lm_head_ != nullptr; }
+  bool reads_tokens() const override { return true; }  // for ids of n-grams
   Rows forward(const Step& step) const override;
 
  private:

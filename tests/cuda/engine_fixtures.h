@@ -76,4 +76,23 @@ inline Floats logits(Engine& engine, const std::vector<int32_t>& prompt) {
   return answer(engine, {wanting_logits(prompt)})[0]->logits;
 }
 
+// The same tokens, and log-probabilities to the bit.
+inline void check_same(const Request& a, const Request& b) {
+  const RequestOutcome ours = a.outcome(), theirs = b.outcome();
+  REQUIRE(ours.choices.size() == theirs.choices.size());
+  for (size_t i = 0; i < ours.choices.size(); ++i) {
+    CAPTURE(i);
+    CHECK(ours.choices[i].token_ids == theirs.choices[i].token_ids);
+    CHECK(ours.choices[i].top_token_ids == theirs.choices[i].top_token_ids);
+    CHECK(same_bits(ours.choices[i].logprobs, theirs.choices[i].logprobs));
+    CHECK(same_bits(ours.choices[i].top_logprobs, theirs.choices[i].top_logprobs));
+  }
+}
+
+inline void check_same(const std::vector<std::shared_ptr<Request>>& a,
+                       const std::vector<std::shared_ptr<Request>>& b) {
+  REQUIRE(a.size() == b.size());
+  for (size_t i = 0; i < a.size(); ++i) check_same(*a[i], *b[i]);
+}
+
 }  // namespace qwen::test

@@ -189,6 +189,11 @@ void Stream::synchronize() {
   state_->run_until(state_->given);
 }
 
+void Stream::synchronize(Event& event) {
+  const std::lock_guard lock(state_->mutex);
+  state_->run_until(event.state().until);
+}
+
 std::unique_ptr<Graph> Stream::capture(const std::function<void()>& work) {
   check();
   Work kept;

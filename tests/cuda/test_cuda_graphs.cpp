@@ -64,24 +64,6 @@ std::vector<int64_t> kernels(const Engine& engine) {
   return calls;
 }
 
-void check_same(const Request& a, const Request& b) {
-  const RequestOutcome ours = a.outcome(), theirs = b.outcome();
-  REQUIRE(ours.choices.size() == theirs.choices.size());
-  for (size_t i = 0; i < ours.choices.size(); ++i) {
-    CAPTURE(i);
-    CHECK(ours.choices[i].token_ids == theirs.choices[i].token_ids);
-    CHECK(ours.choices[i].top_token_ids == theirs.choices[i].top_token_ids);
-    CHECK(same_bits(ours.choices[i].logprobs, theirs.choices[i].logprobs));
-    CHECK(same_bits(ours.choices[i].top_logprobs, theirs.choices[i].top_logprobs));
-  }
-}
-
-void check_same(const std::vector<std::shared_ptr<Request>>& a,
-                const std::vector<std::shared_ptr<Request>>& b) {
-  REQUIRE(a.size() == b.size());
-  for (size_t i = 0; i < a.size(); ++i) check_same(*a[i], *b[i]);
-}
-
 #ifdef __SANITIZE_ADDRESS__  // the others take minutes
 constexpr const char* kNames[] = {"qwen3_5"};
 constexpr const char* kDtypes[] = {"bf16"};

@@ -79,6 +79,7 @@ class Gpu {
     const Rows rows = upload(values, width);
     std::vector<SampledRow> out(cases.size());
     backend_->sample(rows, args, out);
+    backend_->finish_sampling();
     std::vector<Answer> answers;
     for (const SampledRow& row : out) {
       try {
@@ -95,6 +96,7 @@ class Gpu {
     const Rows rows = upload(logits, static_cast<int64_t>(logits.size()));
     SampledRow out;
     backend_->sample(rows, std::span(&args, 1), std::span(&out, 1));
+    backend_->finish_sampling();
     return out;
   }
   int64_t calls(std::string_view op) const {
@@ -443,6 +445,7 @@ TEST_CASE("rows that cannot be sampled on a GPU say so, and their neighbours do 
 TEST_CASE("a step without tokens, and a vocabulary that ids have no room for") {
   cuda::CudaBackend backend({.precision = Precision::f32, .device = 0});
   backend.sample({nullptr, 0, 300}, {}, {});
+  backend.finish_sampling();
   CHECK_THROWS_WITH_AS(backend.sample({nullptr, 0, 5'000'000}, {}, {}),
                        "a vocabulary of 5000000 tokens; on a GPU at most 4194304", Error);
 }

@@ -99,6 +99,7 @@ std::vector<KernelCount> CudaBackend::kernel_counts() const {
   if (library_) counts.push_back({"linear.cublas_lt", by_library_.load(std::memory_order_relaxed)});
   counts.push_back({"step.captured", captures_.load(std::memory_order_relaxed)});
   counts.push_back({"step.replayed", replays_.load(std::memory_order_relaxed)});
+  counts.push_back({"step.ahead", ahead_.load(std::memory_order_relaxed)});
   return counts;
 }
 
@@ -383,7 +384,6 @@ std::span<float> CudaBackend::host(Rows x, std::vector<float>& copy) {
   return copy;
 }
 
-// In pinned memory, until the next call.
 const std::byte* CudaBackend::read_back(const void* from, size_t bytes) {
   if (bytes > readback_.size()) {
     readback_ = {};

@@ -1,6 +1,6 @@
 // The CUDA backend: which memory goes to which kernel. The arithmetic is in the .cu files.
 //
-// Everything happens on one stream, in the order of the calls; the CPU waits in sample() and host() only. Steps in which every sequence
+// Everything happens on one stream, in the order of the calls; the CPU waits in finish_sampling() and host() only. Steps in which every sequence
 // has one row are captured and replayed (cuda_step.cpp). In bf16, linear() and gated_linear() multiply bf16 matrices by rows
 // rounded to bf16, whether these come as an operand or are rounded here: the same bits.
 #pragma once
@@ -37,6 +37,7 @@ class CudaBackend final : public Backend {
   Precision precision() const override { return precision_; }
   std::vector<KernelCount> kernel_counts() const override;
   CacheRoom cache_room(int64_t step_bytes) const override;
+  bool works_behind() const override { return true; }
 
   WeightPtr load(const TensorView& tensor, WeightUse use) override { return uploader_.load(tensor, use); }
   WeightPtr load(const QuantizedTensor& tensor) override;
@@ -81,6 +82,7 @@ class CudaBackend final : public Backend {
   void gather(Rows x, std::span<const int32_t> rows, Rows out) override;
   void scatter_add(Rows x, std::span<const int32_t> rows, float scale, Rows out) override;
   void sample(Rows logits, std::span<const SampleArgs> args, std::span<SampledRow> out) override;
+  void finish_sampling() override;
   std::span<float> host(Rows x, std::vector<float>& copy) override;
   // Where the ids that sample() chose last stay on the device, in the order of its arguments; nullptr: none yet. For the stream's
   // work up to the next sample().
@@ -128,12 +130,14 @@ class CudaBackend final : public Backend {
     if (!array.empty() && !array.holds(values.data(), values.size_bytes())) graphs_are_void_ = true;
     return array.put(device_, *stream_, values);
   }
-  const std::byte* read_back(const void* from, size_t bytes);
+  const std::byte* read_back(const void* from, size_t bytes);  // in pinned memory, until the next call
   const void* as_operand(Rows x);
   void multiply(Rows x, std::span<const Projection> projections, bool as_operands, Element element);
   bool lends(int64_t rows) const { return library_ && rows >= CublasLt::kLeastRows; }
   bool multiply_by_library(const LtProduct& product);
   bool gate_by_library(const GatedLinearArgs& args);
+
+  void take_sampled_ids(const Batch& batch);
 
   // Of the step, or of another batch that it computes besides. tiling: see StepArrays; 0: none.
   const StepArrays& arrays_of(const Batch& batch, int64_t tiling = 0);
@@ -190,6 +194,9 @@ class CudaBackend final : public Backend {
   std::vector<SampleRow> to_sample_;
   std::vector<LogitEdit> all_edits_;
   const int32_t* sampled_ids_ = nullptr;
+  std::span<SampledRow> sampled_rows_;  // of which finish_sampling() is to be told
+  Memory answers_;                      // pinned, where sample() has them copied
+  std::unique_ptr<Event> answered_;
   Memory readback_;  // pinned
   std::array<std::atomic<int64_t>, static_cast<size_t>(Op::count) * kElements> counts_{};
 
@@ -198,7 +205,7 @@ class CudaBackend final : public Backend {
   bool repeats_ = true;           // what was computed since the step's beginning
   bool graphs_are_void_ = false;  // what they read has been replaced
   int64_t freed_ = 0;             // of the stream, as its graphs know it
-  std::atomic<int64_t> captures_ = 0, replays_ = 0;
+  std::atomic<int64_t> captures_ = 0, replays_ = 0, ahead_ = 0;
 };
 
 }  // namespace qwen::cuda

@@ -70,7 +70,7 @@ const void* HostArray::put(const Device& device, Stream& stream, const void* dat
   if (holds(data, bytes)) return memory_.data();
   size_ = 0;  // until all is done
   Staging& next = staging_[current_ ^ 1];
-  if (next.copied) next.copied->synchronize();
+  if (next.copied) stream.synchronize(*next.copied);
   const size_t room = std::max(least_room_, round_up(bytes + bytes / 2));
   if (bytes > next.pinned.size()) {
     next.pinned = {};

@@ -71,6 +71,7 @@ void CudaBackend::sample(Rows logits, std::span<const SampleArgs> args, std::spa
   }
   const auto count = static_cast<int64_t>(args.size());
   sampled_ids_ = nullptr;
+  sampled_rows_ = out;
   const Answers answers(static_cast<const std::byte*>(sampled_.get(
                             device_, *stream_, Answers(nullptr, count).bytes, "the tokens of a step")),
                         count);
@@ -121,12 +122,22 @@ void CudaBackend::sample(Rows logits, std::span<const SampleArgs> args, std::spa
     cuda::sample(*stream_, launch);
   }
 
-  const Answers read(read_back(answers.ids, any_top_logprobs ? answers.bytes
-                                            : count > 0      ? answers.bytes_without_top
-                                                             : 0),
-                     count);
+  const size_t bytes = any_top_logprobs ? answers.bytes : count > 0 ? answers.bytes_without_top : 0;
+  if (bytes > answers_.size()) {
+    stream_->free(answers_);
+    answers_ = device_.allocate_pinned(bytes + bytes / 2, "reading tokens");
+  }
+  if (bytes > 0) stream_->to_host(answers_.data(), answers.ids, bytes);
+  if (!answered_) answered_ = device_.create_event();
+  stream_->record(*answered_);  // of a step without results too: what it failed of is its own error
+}
+
+void CudaBackend::finish_sampling() {
+  stream_->synchronize(*answered_);
+  const auto count = static_cast<int64_t>(sampled_rows_.size());
+  const Answers read(answers_.data(), count);
   for (int64_t i = 0; i < count; ++i) {
-    SampledRow& to = out[static_cast<size_t>(i)];
+    SampledRow& to = sampled_rows_[static_cast<size_t>(i)];
     to.outcome = read.outcomes[i];
     to.id = read.ids[i];
     to.logprob = read.logprobs[i];

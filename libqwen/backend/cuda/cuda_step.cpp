@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "backend/cuda/cuda_backend.h"
+#include "backend/cuda/embed.h"
 #include "base/error.h"
 #include "base/log.h"
 
@@ -85,9 +86,18 @@ void CudaBackend::give_graphs_up(const Error& why) {
   forget_graphs();
 }
 
+// Nobody has seen them yet: sample() has left them on the device.
+void CudaBackend::take_sampled_ids(const Batch& batch) {
+  if (batch.ids_from.empty()) return;
+  take_ids(*stream_,
+           {.from = step_.ids_from(), .sampled = sampled_ids_, .rows = batch.rows(), .ids = step_.ids()});
+  ahead_.fetch_add(1, std::memory_order_relaxed);
+}
+
 Rows CudaBackend::run_step(Workspace& workspace, const Batch& batch, bool repeatable,
                            const std::function<Rows()>& ops) {
   step_.put(device_, *stream_, batch, tilings_);
+  take_sampled_ids(batch);
   const struct Forget {
     StepArrays& arrays;
     ~Forget() { arrays.forget(); }

@@ -98,8 +98,9 @@ class Stream {
   void record(Event& event);
   void wait(Event& event);  // what follows on this stream comes after what was recorded
 
-  void check();               // throws what has failed so far, without waiting
-  void synchronize();         // returns when all work is done
+  void check();                    // throws what has failed so far, without waiting
+  void synchronize();              // returns when all work is done
+  void synchronize(Event& event);  // when that is which was recorded on this stream
   void finish() noexcept;     // the same, for those who free what it uses; an error is for others to hear
   void free(Memory& memory);  // when all work is done
   int64_t freed() const {

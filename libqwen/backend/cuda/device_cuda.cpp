@@ -223,6 +223,9 @@ void Stream::check() {
 void Stream::synchronize() {
   state_->call(saying("the work on the GPU"), driver().cuStreamSynchronize, state_->stream);
 }
+void Stream::synchronize(Event& event) {
+  state_->call(saying("the work on the GPU"), driver().cuEventSynchronize, event.state().event);
+}
 
 Graph::Graph(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Graph::~Graph() = default;

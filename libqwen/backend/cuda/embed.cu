@@ -24,7 +24,16 @@ __global__ void __launch_bounds__(kThreads) copy_sharded_entries(ShardedEmbedArg
         args.out + row * args.width);
 }
 
+__global__ void __launch_bounds__(kThreads) copy_ids(TakeIdsArgs args) {
+  const int64_t row = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (row < args.rows && args.from[row] >= 0) args.ids[row] = args.sampled[args.from[row]];
+}
+
 }  // namespace
+
+void take_ids(Stream& stream, const TakeIdsArgs& args) {
+  launch(stream, copy_ids, Grid((args.rows + kThreads - 1) / kThreads), kThreads, 0, args);
+}
 
 void embed(Stream& stream, const EmbedArgs& args) {
   launch(stream, copy_entries, Grid(args.rows), kThreads, 0, args);

@@ -1,4 +1,4 @@
-// out[r] = table[ids[r]] as float32.
+// Where the rows of a step begin: out[r] = table[ids[r]] as float32, and ids that were sampled in the step before.
 #pragma once
 
 #include <cstdint>
@@ -29,5 +29,14 @@ struct ShardedEmbedArgs {
   float* out = nullptr;  // [rows, width]
 };
 void embed(Stream& stream, const ShardedEmbedArgs& args);
+
+// ids[r] = sampled[from[r]] where from[r] is not -1.
+struct TakeIdsArgs {
+  const int32_t* from = nullptr;  // [rows]
+  const int32_t* sampled = nullptr;
+  int64_t rows = 0;
+  int32_t* ids = nullptr;  // [rows]
+};
+void take_ids(Stream& stream, const TakeIdsArgs& args);
 
 }  // namespace qwen::cuda

@@ -42,6 +42,9 @@ void StepArrays::put(const Device& device, Stream& stream, const Batch& batch,
   most_positions_ = static_cast<int64_t>(std::bit_ceil(positions));
 
   ids_at_ = append(std::span<const int32_t>(batch.token_ids));
+  ids_from_ = batch.ids_from;
+  ids_from_.resize(batch.token_ids.size(), -1);
+  ids_from_at_ = append(std::span<const int32_t>(ids_from_));
   positions_at_ = append(std::span<const std::array<int32_t, 3>>(batch.positions));
   results_at_ = append(std::span<const int32_t>(batch.logit_rows));
   row_sequence_at_ = append(std::span<const int32_t>(row_sequence_));

@@ -24,6 +24,9 @@ class StepArrays {
   void forget() { batch_ = nullptr; }  // the batch ends
 
   bool are_of(const Batch& batch) const { return batch_ == &batch; }
+  // Batch::ids_from, and the ids that take its place: on the device.
+  const int32_t* ids_from() const { return at<int32_t>(ids_from_at_); }
+  int32_t* ids() { return const_cast<int32_t*>(at<int32_t>(ids_at_)); }
   // On the device, if this is the beginning of the batch's ids, positions or rows of results; or null.
   const void* find(const void* of_batch) const;
 
@@ -50,7 +53,7 @@ class StepArrays {
   const Batch* batch_ = nullptr;
   std::vector<std::byte> bytes_;
   std::vector<PagedSequence> sequences_;  // [group][sequence]
-  std::vector<int32_t> row_sequence_;
+  std::vector<int32_t> ids_from_, row_sequence_;
   std::vector<AttentionTile> tiles_;
   struct TilesAt {
     int64_t tiling;
@@ -58,8 +61,8 @@ class StepArrays {
     int64_t count;
   };
   std::vector<TilesAt> tiles_at_;
-  size_t ids_at_ = 0, positions_at_ = 0, results_at_ = 0, sequences_at_ = 0, row_sequence_at_ = 0,
-         tables_at_ = 0;
+  size_t ids_at_ = 0, ids_from_at_ = 0, positions_at_ = 0, results_at_ = 0, sequences_at_ = 0,
+         row_sequence_at_ = 0, tables_at_ = 0;
   int64_t most_positions_ = 0;
   HostArray array_{size_t{64} << 10};  // that it seldom moves
   const void* device_ = nullptr;
