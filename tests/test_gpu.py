@@ -394,18 +394,27 @@ def test_the_table_has_ours_theirs_and_empty_cells(timing: ModuleType) -> None:
     opened = {"open to first token, s": {"libqwen": 0.5, "transformers": 2.0}}
     shape = {
         "weights": {"read": 10**9, "multiplied": 5 * 10**8},
-        "records": [record(decode16={"libqwen": 1000.0, "transformers": 500.0}), record(streams64={"libqwen": 64.0})],
+        "records": [
+            record(decode16={"libqwen": 1000.0, "strict=0": 1000.0, "transformers": 500.0}),
+            record(prefill512={"libqwen": 960.0, "strict=0": 1000.0}),
+            record(streams64={"libqwen": 64.0}),
+        ],
         "first_token": [record(**opened)],
+        "engines": {"strict=0": "0.1.0, cuda.sm_90, cuBLASLt"},
     }
     details = {"gpu": {"bandwidth_gb_per_s": 4000.0}, "shapes": {"Tiny": shape}}
+    thousand = "1000 (1000 to 1000)"
     ((title, lines),) = timing.benchmark_tables(details)
     assert title == "Tiny, bf16, tokens/s (median, min to max); a copy moves 4000 GB/s"
     assert lines == [
-        ["", "libqwen", "transformers", "ours / transformers", "libqwen reached"],
-        ["decode16", "1000 (1000 to 1000)", "500.0 (500.0 to 500.0)", "2.00", "1000 GB/s of weights, 25 %"],
-        ["streams64", "64.0 (64.0 to 64.0)", "", "", "1 GB/s of weights, 0 %"],
-        ["open to first token, s", "0.50 (0.50 to 0.50)", "2.00 (2.00 to 2.00)", "4.00", ""],
+        ["", "libqwen", "strict=0", "transformers", "cost of strict", "ours / transformers", "libqwen reached"],
+        ["decode16", thousand, thousand, "500.0 (500.0 to 500.0)", "0.0 %", "2.00", "1000 GB/s of weights, 25 %"],
+        ["prefill512", "960.0 (960.0 to 960.0)", thousand, "", "4.0 %", "", "0.96 TFLOP/s"],
+        ["streams64", "64.0 (64.0 to 64.0)", "", "", "", "", "1 GB/s of weights, 0 %"],
+        ["open to first token, s", "0.50 (0.50 to 0.50)", "", "2.00 (2.00 to 2.00)", "", "4.00", ""],
     ]
+    shape["engines"]["strict=0"] = "0.1.0, cuda.sm_90, no cuBLASLt"
+    assert timing.benchmark_tables(details)[0][0] == f"{title}; no cuBLASLt was found, so strict=0 is the same kernels"
     assert timing.benchmark_tables({}) == []
 
 
@@ -416,6 +425,7 @@ def test_dependent_launches_have_a_column_where_they_were_timed(timing: ModuleTy
         "weights": {"read": 10**9, "multiplied": 5 * 10**8},
         "records": [{"figures": figures, "neighbour": False, "disturbed": False}],
         "first_token": [{"figures": opened, "neighbour": False, "disturbed": False}],
+        "engines": {},
     }
     ((_, lines),) = timing.benchmark_tables({"gpu": {"bandwidth_gb_per_s": 4000.0}, "shapes": {"Tiny": shape}})
     head = ["", "libqwen", "cuda_dependent_launch=1", "transformers"]
@@ -480,10 +490,12 @@ def test_a_whole_run_with_a_cpu_in_the_gpus_place(
     shape = parts["benchmarks"]["details"]["shapes"]["tiny"]
     assert shape["failures"] == {}
     assert "cpu." in shape["engines"]["libqwen"]
+    assert shape["engines"]["strict=0"].endswith(", no cuBLASLt")
     out = capsys.readouterr().out
     cell = r"[\d.]+ \([\d.]+ to [\d.]+\)"
     for row, what in {"prefill40": "TFLOP/s", "decode40": "GB/s of weights", "streams3": "GB/s of weights"}.items():
-        dependent = rf"{cell} \|  \| [\d.]+ \|  \|"
-        assert re.search(rf"^\| {row}[^|]* \| {cell} \| {dependent} .*{what}", out, flags=re.MULTILINE), out
+        line = rf"^\| {row}[^|]* \| {cell} \| {cell} \| {cell} \| {cell} \|  \| [\d.]+ \| [\d.]+ \| -?[\d.]+ % \|  \| .*{what}"
+        assert re.search(line, out, flags=re.MULTILINE), out
+    assert "; no cuBLASLt was found, so strict=0 is the same kernels\n" in out
     assert re.search(rf"^\| open to first token, s \| {cell} \|", out, flags=re.MULTILINE), out
     assert "failed: BROKEN, it is [racecheck] (exit status 9)" in out

@@ -24,6 +24,13 @@ func WithDtype(value string) ConfigOption {
 	return WithOption("dtype", value)
 }
 
+// WithStrict sets the option strict. true: a result is the same to the bit whatever else is computed beside it. 0: on a
+// GPU, in bf16, products of 64 rows and more (a prompt's, a large batch's) are NVIDIA's cuBLASLt's, if the machine has
+// it: as exact, but not the same bits in every batch. On the CPU it changes nothing. Default: true.
+func WithStrict(value bool) ConfigOption {
+	return WithOption("strict", value)
+}
+
 // WithThreads sets the option threads. Computing threads; 0: the cores this process may use. Allowed: 0 to 1024
 // threads. Default: 0.
 func WithThreads(value int) ConfigOption {

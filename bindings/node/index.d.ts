@@ -61,6 +61,7 @@ export interface EngineOptions {
   device?: "auto" | "cpu" | "cuda" | `cuda:${number}`;
   gpu_check?: boolean;
   dtype?: "bf16" | "f32";
+  strict?: boolean;
   threads?: number;
   cpu_isa?: string;
   load?: "mmap" | "read";

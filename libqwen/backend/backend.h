@@ -2,7 +2,7 @@
 // owns the memory, decides how a weight is kept and which kernel runs.
 //
 // Promise of every op: an output row depends on its own input row (and its own sequence's cache) only, and is summed in
-// an order that does not depend on how many other rows, sequences or threads there are.
+// an order that does not depend on how many other rows, sequences or threads there are. Products on a GPU keep it where it is strict.
 #pragma once
 
 #include <array>
@@ -336,9 +336,10 @@ std::unique_ptr<Backend> create_cpu_backend(const CpuOptions& options);
 
 struct CudaOptions {
   Precision precision = Precision::bf16;
-  int device = 0;                   // GPU, as CUDA numbers them
-  int threads = 0;                  // that read weights at most; 0: as many as are of use
-  bool check = true;                // that it computes known answers, once in a process
+  int device = 0;      // GPU, as CUDA numbers them
+  int threads = 0;     // that read weights at most; 0: as many as are of use
+  bool check = true;   // that it computes known answers, once in a process
+  bool strict = true;  // false: cuBLASLt may multiply many rows, with sums that depend on how many there are
   bool dependent_launches = false;  // kernels begin while the one before ends, where the GPU can do that
 };
 // Throws Error: unsupported (a build without CUDA; no driver, no such GPU, or one that this build has no kernels for); out_of_memory;

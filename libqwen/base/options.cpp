@@ -26,6 +26,10 @@ constexpr OptionRow kTable[] = {
      "milliseconds; where they are wrong, auto takes the CPU. 0: it does not ask."},
     {"dtype", kStr, kEngine, false, 0, 0, "bf16", "bf16|f32", "",
      "bf16: 16-bit matrices and cache. f32: weights widened, all arithmetic and the cache float32."},
+    {"strict", kI64, kEngine, true, 0, 1, "1", "", "",
+     "1: a result is the same to the bit whatever else is computed beside it. 0: on a GPU, in bf16, products "
+     "of 64 rows and more (a prompt's, a large batch's) are NVIDIA's cuBLASLt's, if the machine has it: as "
+     "exact, but not the same bits in every batch. On the CPU it changes nothing."},
     {"threads", kI64, kEngine, true, 0, 1024, "0", "", "threads",
      "Computing threads; 0: the cores this process may use."},
     {"cpu_isa", kStr, kEngine, false, 0, 0, "", "portable|avx2|avx512|amx", "",

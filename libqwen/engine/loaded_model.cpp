@@ -153,6 +153,7 @@ CudaOptions cuda_options(const CpuOptions& cpu, const Options& options, std::str
   CudaOptions cuda{.precision = cpu.precision,
                    .threads = static_cast<int>(options.i64_or_default("threads")),
                    .check = options.i64_or_default("gpu_check") != 0,
+                   .strict = options.i64_or_default("strict") != 0,
                    .dependent_launches = options.i64_or_default("cuda_dependent_launch") != 0};
   std::from_chars(device.data() + kCuda.size(), device.data() + device.size(), cuda.device);
   return cuda;

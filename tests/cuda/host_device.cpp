@@ -219,6 +219,11 @@ void Stream::replay(Graph& graph) {
   });
 }
 
+void Stream::lend(const std::function<void(void*)>& to) {
+  outside_of_capture("another library's work");
+  to(state_.get());
+}
+
 void Stream::finish() noexcept {
   try {
     synchronize();
@@ -273,6 +278,13 @@ std::unique_ptr<Event> Device::create_event() const {
 }
 
 }  // namespace cuda
+
+void host_cuda::give(void* stream, std::function<void()> work) {
+  static_cast<cuda::Stream::State*>(stream)->give([work = std::move(work)] {
+    work();
+    check_guards(std::source_location::current());
+  });
+}
 
 void host_cuda::enqueue(cuda::Stream& stream, Launch launch) {
   stream.state().give([launch = std::move(launch)] {

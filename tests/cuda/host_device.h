@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 
 #include "backend/cuda/device.h"
 
@@ -22,5 +23,8 @@ struct Machine {
 Machine& machine();
 
 size_t allocated_bytes();
+
+// Work of another library for a stream that it was lent (Stream::lend()).
+void give(void* stream, std::function<void()> work);
 
 }  // namespace qwen::host_cuda

@@ -24,8 +24,14 @@ ROWS = "prefill512,prefill2048,decode16,decode2048,streams1,streams4,streams16,s
 LARGE = CONFIG.with_name("Qwen3-8B.config.json")
 WORKER = Path(__file__).resolve().parent / "gpu_worker.py"
 PEER = "transformers"
-DEPENDENT = "cuda_dependent_launch=1"  # libqwen with that option: what it brings is to be seen beside what comes without
+# libqwen with other options, to be seen beside what it does without.
+DEPENDENT = "cuda_dependent_launch=1"
+WAITING = "cuda_step_ahead=0"
+LOOSE = "strict=0"  # with cuBLASLt where the machine has it
+VARIANTS = (DEPENDENT, WAITING, LOOSE)
+CACHE_BYTES = 2 << 30  # of ours: more than the rows need, so that the engines have room beside each other
 FIRST_TOKEN = "open to first token, s"
+NO_LIBRARY = "no cuBLASLt"  # in what gpu_worker.py says of itself
 
 
 def weights(folder: Path) -> dict[str, int]:
@@ -67,15 +73,28 @@ def with_reached(
     return found
 
 
+def with_cost(lines: list[list[str]], records: list[dict[str, Any]]) -> list[list[str]]:
+    """peer_table's lines with what being strict costs in place of the ratio to who is not: the share of its speed that is lost."""
+    found = [list(line) for line in lines]
+    if f"ours / {LOOSE}" not in lines[0]:
+        return found
+    column = lines[0].index(f"ours / {LOOSE}")
+    found[0][column] = "cost of strict"
+    for line in found[1:]:
+        each = ratios(line[0].split(" ")[0], records, LOOSE)
+        line[column] = f"{100 * (1 - statistics.median(each)):.1f} %" if each else ""
+    return found
+
+
 def benchmark_tables(details: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
     """Each shape's title and table, of what the part found."""
     tables = []
     for name, shape in details.get("shapes", {}).items():
         records, opened = shape["records"], shape["first_token"]
         bandwidth = details["gpu"]["bandwidth_gb_per_s"]
-        others = [name for name in (DEPENDENT,) if any(name in row for r in records for row in r["figures"].values())]
-        others.append(PEER)
-        lines = with_reached(table(records, others), records, shape["weights"], bandwidth)
+        timed = {name for record in records for figures in record["figures"].values() for name in figures}
+        others = [*(name for name in VARIANTS if name in timed), PEER]
+        lines = with_reached(with_cost(table(records, others), records), records, shape["weights"], bandwidth)
         if opened:
             line, *rest = table(opened, others)[1:]
             assert not rest
@@ -83,6 +102,8 @@ def benchmark_tables(details: dict[str, Any]) -> list[tuple[str, list[list[str]]
             line[-1] = number(statistics.median(1 / ratio for ratio in found)) if found else ""
             lines.append([*line, ""])
         title = f"{name}, bf16, tokens/s (median, min to max); a copy moves {bandwidth:.0f} GB/s"
+        if NO_LIBRARY in shape["engines"].get(LOOSE, ""):
+            title += f"; {NO_LIBRARY} was found, so strict=0 is the same kernels"
         if len(lines) > 1:
             tables.append((title, lines))
     return tables
@@ -90,7 +111,9 @@ def benchmark_tables(details: dict[str, Any]) -> list[tuple[str, list[list[str]]
 
 def torch_of(setup: Setup) -> str:
     """Why there is no comparison with transformers; '' where there is."""
-    code = "import torch, transformers; assert torch.cuda.is_available(), 'torch sees no CUDA'; print(torch.__version__)"
+    code = (
+        "import torch, transformers; assert torch.cuda.is_available(), 'torch sees no CUDA'; print(torch.__version__)"
+    )
     try:
         done = setup.clock.run([setup.arguments.torch_python, "-c", code])
     except IncompleteError as error:
@@ -108,8 +131,8 @@ def make_checkpoint(setup: Setup, python: str, config: Path) -> Path:
 
 
 def engines_for(setup: Setup, python: str, folder: Path, program: Path | None, with_peer: bool) -> list[Engine]:
-    """libqwen on the GPU, a second time with dependent launches where the GPU has them, and transformers if it is there.
-    program: first_token, linked with the library."""
+    """libqwen on the GPU, likewise with the options of VARIANTS, dependent launches where the GPU has them, and transformers if it is
+    there. program: first_token, linked with the library."""
     threads = "4"  # of what the CPU has to do beside the GPU
 
     def serve(interpreter: str, engine: str, device: str, *more: str) -> list[str]:
@@ -117,9 +140,9 @@ def engines_for(setup: Setup, python: str, folder: Path, program: Path | None, w
         return [interpreter, str(WORKER), *options, engine, str(folder), threads]
 
     opens = [str(program), str(folder), TEXT, "0", "1", f"device={setup.arguments.device}"] if program else []
-    engines = [Engine(OURS, serve(python, OURS, setup.arguments.device), opens)]
-    if float(setup.gpu["compute_capability"]) >= 9:
-        engines.append(Engine(DEPENDENT, serve(python, OURS, setup.arguments.device, DEPENDENT), []))
+    ours = [python, OURS, setup.arguments.device, f"kv_cache_bytes={CACHE_BYTES}"]
+    variants = [name for name in VARIANTS if name != DEPENDENT or float(setup.gpu["compute_capability"]) >= 9]
+    engines = [Engine(OURS, serve(*ours), opens), *(Engine(name, serve(*ours, name), []) for name in variants)]
     if with_peer:
         command = serve(setup.arguments.torch_python, PEER, "cuda")
         engines.append(Engine(PEER, command, [*command, TEXT]))
@@ -207,7 +230,9 @@ def benchmarks(setup: Setup, part: Part) -> None:
         if OURS in shape["failures"]:
             part.details.setdefault("failures", []).append(f"{name}: {shape['failures'][OURS]}")
             part.miss(FAILED, f"{name}: {shape['failures'][OURS]}")
-        for other in shape["failures"].keys() - {OURS}:
+        if LOOSE in shape["failures"]:
+            part.miss(FAILED, f"{name}, {LOOSE}: {shape['failures'][LOOSE]}")
+        for other in shape["failures"].keys() - {OURS, LOOSE}:
             part.miss(INCOMPLETE, f"{name}, {other}: {shape['failures'][other]}")
         rows = {row for record in shape["records"] for row, values in record["figures"].items() if OURS in values}
         part.details["counts"] = f"{name}: {len(rows)} rows"

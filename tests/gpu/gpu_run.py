@@ -10,7 +10,8 @@ Parts, in this order; one that fails does not stop the others:
     references    `qwen-ffi validate --device cuda` of every reference checkpoint, float32 and bfloat16
     sanitizers    compute-sanitizer memcheck and racecheck over a case of each kernel
     benchmarks    libqwen in the rows of bench_peers.py, and from opening to the first token, on random weights of exact shapes
-                  (Qwen3-0.6B; with --large Qwen3-8B too), with and without dependent launches where the GPU has them, beside
+                  (Qwen3-0.6B; with --large Qwen3-8B too), beside itself with other options: dependent launches where the GPU has them,
+                  no step given ahead, and strict = 0, which shows what being strict costs where the loader finds a cuBLASLt; and beside
                   transformers with a static cache and CUDA graphs where torch has CUDA
 
 A library and gpu-tests that were built elsewhere are given with --library and --gpu-tests; without them both are built in --build
@@ -257,7 +258,9 @@ def arguments_of(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--reference", type=Path, default=shared / "reference", help="the reference checkpoints")
     parser.add_argument("--python", default=sys.executable, help="one with cffi and numpy (this one)")
     parser.add_argument("--torch-python", help="one with torch and transformers (the same as --python)")
-    parser.add_argument("--device", default="cuda", help="of libqwen in references and benchmarks: cuda or cuda:N (cuda)")
+    parser.add_argument(
+        "--device", default="cuda", help="of libqwen in references and benchmarks: cuda or cuda:N (cuda)"
+    )
     parser.add_argument("--large", action="store_true", help="benchmarks of Qwen3-8B too: 16 GB on disk and on the GPU")
     parser.add_argument("--config", type=Path, action="append", help="benchmarks of this shape instead")
     parser.add_argument("--rows", type=rows_of, help="of the benchmarks, as bench_peers.py names them")

@@ -36,6 +36,10 @@ class LibQwen(peer_worker.LibQwen):
             raise RuntimeError("this GPU's driver has no dependent launches")
         return answer
 
+    def settings(self) -> str:
+        has = "linear.cublas_lt" in self.session.counters()
+        return f"{super().settings()}, {'cuBLASLt' if has else 'no cuBLASLt'}"
+
 
 class Transformers:
     def __init__(self, model: str, threads: int, options: Options) -> None:

@@ -7,7 +7,6 @@
 
 #include "backend/cuda/elementwise.h"
 #include "backend/cuda/embed.h"
-#include "backend/cuda/linear.h"
 #include "backend/cuda/rms_norm.h"
 #include "backend/cuda/self_check.h"
 #include "base/error.h"
@@ -20,7 +19,9 @@ std::unique_ptr<Backend> create_cuda_backend(const CudaOptions& options) {
   std::atomic<uint64_t>& of_precision = checked[static_cast<size_t>(options.precision)];
   const uint64_t bit = options.device < 64 ? uint64_t{1} << options.device : 0;
   if (options.check && (of_precision & bit) == 0) {
-    cuda::CudaBackend asked(options);
+    CudaOptions strict = options;  // bits are asked for
+    strict.strict = true;
+    cuda::CudaBackend asked(strict);
     cuda::check_answers(asked, asked.gpu_name());
     of_precision |= bit;
   }
@@ -69,7 +70,9 @@ CudaBackend::CudaBackend(const CudaOptions& options)
     : device_(options.device),
       precision_(options.precision),
       stream_(device_.create_stream(options.dependent_launches)),
-      uploader_(device_, precision_, options.threads) {}
+      uploader_(device_, precision_, options.threads),
+      library_(options.strict || precision_ != Precision::bf16 ? nullptr
+                                                               : CublasLt::open(device_, *stream_)) {}
 
 CudaBackend::~CudaBackend() {
   stream_->finish();
@@ -93,6 +96,7 @@ std::vector<KernelCount> CudaBackend::kernel_counts() const {
     counts.push_back({cat(kOps[i / kElements], ".", element_name(i % kElements), ".sm_", device_.info().major,
                           device_.info().minor),
                       counts_[i].load(std::memory_order_relaxed)});
+  if (library_) counts.push_back({"linear.cublas_lt", by_library_.load(std::memory_order_relaxed)});
   counts.push_back({"step.captured", captures_.load(std::memory_order_relaxed)});
   counts.push_back({"step.replayed", replays_.load(std::memory_order_relaxed)});
   counts.push_back({"step.ahead", ahead_.load(std::memory_order_relaxed)});
@@ -101,12 +105,13 @@ std::vector<KernelCount> CudaBackend::kernel_counts() const {
 }
 
 // A sixteenth of the GPU's memory stays for others that use it and for what the driver takes later (code of kernels, their stacks);
-// besides a step's activations there is what attention() and the rounding of activations need.
+// besides a step's activations there is what attention() and the rounding of activations need, and cuBLASLt.
 CacheRoom CudaBackend::cache_room(int64_t step_bytes) const {
   constexpr int64_t kScratch = int64_t{96} << 20;
   const auto free = static_cast<int64_t>(device_.free_bytes()),
-             others = static_cast<int64_t>(device_.info().total_bytes / 16);
-  return {.bytes = std::max<int64_t>(1, free - others - kScratch - step_bytes), .own = true};
+             others = static_cast<int64_t>(device_.info().total_bytes / 16),
+             library = static_cast<int64_t>(library_ ? CublasLt::kBytes : 0);
+  return {.bytes = std::max<int64_t>(1, free - others - kScratch - library - step_bytes), .own = true};
 }
 
 void CudaBackend::missing(std::string_view what) const {
@@ -202,7 +207,7 @@ const void* CudaBackend::as_operand(Rows x) {
   return rounded;
 }
 
-// Precision, weight and `exact` decide how a product is summed: never how many rows there are.
+// Precision, weight and `exact` decide how a product is summed: never how many rows there are, where it is strict.
 void CudaBackend::linear(Rows x, std::span<const Projection> projections) {
   const auto is = [&](const Projection& p, bool operand, Element element) {
     return (!p.exact && takes_operand(*p.weight)) == operand && own(*p.weight).element == element;
@@ -213,10 +218,59 @@ void CudaBackend::linear(Rows x, std::span<const Projection> projections) {
     some.clear();
     for (const Projection& p : projections)
       if (is(p, operand, element)) some.push_back(p);
+    if (operand && !some.empty() && lends(x.rows)) {
+      const void* const rounded = as_operand(x);
+      std::erase_if(some, [&](const Projection& p) {
+        return multiply_by_library({.x = rounded,
+                                    .weight = own(*p.weight).memory.data(),
+                                    .bias = p.bias != nullptr ? own(*p.bias).floats() : nullptr,
+                                    .out = floats(p.out),
+                                    .rows = x.rows,
+                                    .k = x.width,
+                                    .outputs = p.out.width,
+                                    .accumulate = p.accumulate});
+      });
+    }
     for (size_t first = 0; first < some.size(); first += kMostProjections)
       multiply(x, std::span(some).subspan(first, std::min<size_t>(kMostProjections, some.size() - first)),
                operand, element);
   }
+}
+
+// A step that has one is not captured, even if all its rows are generated: what a library does meanwhile is not ours to keep.
+bool CudaBackend::multiply_by_library(const LtProduct& product) {
+  if (!library_->multiply(product)) return false;
+  repeats_ = false;
+  by_library_.fetch_add(1, std::memory_order_relaxed);
+  return true;
+}
+
+// Both halves for as many rows at a time as there is room for them.
+bool CudaBackend::gate_by_library(const GatedLinearArgs& args) {
+  float* const gate = library_->room();
+  if (gate == nullptr) return false;
+  const auto width = args.outputs;
+  const int64_t at_once =
+      std::max<int64_t>(1, static_cast<int64_t>(CublasLt::kRoomBytes / sizeof(float)) / (2 * width));
+  const int64_t pieces = (args.rows + at_once - 1) / at_once, each = (args.rows + pieces - 1) / pieces;
+  for (int64_t first = 0; first < args.rows; first += each) {
+    const int64_t rows = std::min(each, args.rows - first);
+    float* const up = gate + rows * width;
+    LtProduct product{.x = static_cast<const uint16_t*>(args.x) + first * args.k,
+                      .weight = args.gate,
+                      .out = gate,
+                      .rows = rows,
+                      .k = args.k,
+                      .outputs = width};
+    if (!multiply_by_library(product)) return false;
+    product.weight = args.up;
+    product.out = up;
+    if (!multiply_by_library(product)) return false;
+    cuda::silu_mul(*stream_, gate, up, rows * width,
+                   static_cast<std::byte*>(args.out) + first * width * element_bytes(args.out_element),
+                   args.out_element);
+  }
+  return true;
 }
 
 void CudaBackend::multiply(Rows x, std::span<const Projection> projections, bool as_operands,
@@ -250,20 +304,22 @@ void CudaBackend::gated_linear(Rows x, const Weight& gate, const Weight& up, Row
     linear(x, std::array{Projection{.weight = &gate, .out = gated}, Projection{.weight = &up, .out = spare}});
     return silu_mul(gated, spare, out);
   }
-  counted(Op::linear, element);
-  counted(Op::linear, element);
   const bool as_operands = takes_operand(gate);
-  cuda::gated_linear(*stream_, {.x = as_operands ? as_operand(x) : x.data,
-                                .x_element = as_operands ? Element::bf16 : Element::f32,
-                                .weight_element = element,
-                                .rows = x.rows,
-                                .k = x.width,
-                                .gate = own(gate).memory.data(),
-                                .up = own(up).memory.data(),
-                                .outputs = out.width,
-                                .out = out.data,
-                                .out_element = element_of(out),
-                                .multiprocessors = device_.info().multiprocessors});
+  const GatedLinearArgs args{.x = as_operands ? as_operand(x) : x.data,
+                             .x_element = as_operands ? Element::bf16 : Element::f32,
+                             .weight_element = element,
+                             .rows = x.rows,
+                             .k = x.width,
+                             .gate = own(gate).memory.data(),
+                             .up = own(up).memory.data(),
+                             .outputs = out.width,
+                             .out = out.data,
+                             .out_element = element_of(out),
+                             .multiprocessors = device_.info().multiprocessors};
+  if (as_operands && lends(x.rows) && gate_by_library(args)) return;
+  counted(Op::linear, element);
+  counted(Op::linear, element);
+  cuda::gated_linear(*stream_, args);
 }
 
 void CudaBackend::rope_angles(const RopeTable& table, std::span<const std::array<int32_t, 3>> positions,

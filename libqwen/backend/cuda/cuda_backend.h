@@ -14,11 +14,13 @@
 
 #include "backend/backend.h"
 #include "backend/cuda/attention.h"
+#include "backend/cuda/cublas_lt.h"
 #include "backend/cuda/cuda_memory.h"
 #include "backend/cuda/cuda_state_cache.h"
 #include "backend/cuda/cuda_weight.h"
 #include "backend/cuda/device.h"
 #include "backend/cuda/indexer.h"
+#include "backend/cuda/linear.h"
 #include "backend/cuda/paged.h"
 #include "backend/cuda/sample.h"
 #include "backend/cuda/step_arrays.h"
@@ -131,6 +133,9 @@ class CudaBackend final : public Backend {
   const std::byte* read_back(const void* from, size_t bytes);  // in pinned memory, until the next call
   const void* as_operand(Rows x);
   void multiply(Rows x, std::span<const Projection> projections, bool as_operands, Element element);
+  bool lends(int64_t rows) const { return library_ && rows >= CublasLt::kLeastRows; }
+  bool multiply_by_library(const LtProduct& product);
+  bool gate_by_library(const GatedLinearArgs& args);
 
   void put_step(const Batch& batch);
   // Of the step, or of another batch that it computes besides. tiling: see StepArrays; 0: none.
@@ -172,6 +177,8 @@ class CudaBackend final : public Backend {
   Precision precision_;
   std::unique_ptr<Stream> stream_;
   WeightUploader uploader_;
+  std::unique_ptr<CublasLt> library_;  // null: strict, or there is none
+  std::atomic<int64_t> by_library_ = 0;
   Scratch operand_, attention_, gated_delta_, picks_, gathered_, sampling_, sampled_;
   StepArrays step_, other_;
   std::vector<int64_t> tilings_;  // that attention has asked for

@@ -128,6 +128,10 @@ class Stream {
   void launch(const Launch&
                   launch);  // what launch() of dialect.h does on a GPU; the host's twin has a way of its own
 
+  // Calls `to` with the driver's name of this stream, while its context is the thread's: for other libraries, which give it work of
+  // theirs. Throws what `to` throws. Not while it captures.
+  void lend(const std::function<void(void* stream)>& to);
+
  private:
   std::unique_ptr<State> state_;
   int64_t freed_ = 0;

@@ -273,6 +273,12 @@ void Stream::finish() noexcept {
   ++freed_;
 }
 
+void Stream::lend(const std::function<void(void*)>& to) {
+  const Scope scope(state_->context);
+  state_->after_launch = false;  // nobody knows of what is launched there whether it waits
+  to(state_->stream);
+}
+
 // Of a kernel that was loaded for no context in particular, the driver takes the stream's: nothing to make current for each launch.
 void Stream::launch(const Launch& launch) {
   State& state = *state_;
