@@ -31,7 +31,7 @@ PER_WARP = 256  # registers are given to a warp by as many
 # Shared memory that kernels are launched with, as the files beside them say, of their template's arguments; none is 0.
 DYNAMIC: dict[str, Callable[..., int]] = {
     "few_rows": lambda kind, tiles, aligned, grouped: 8 * 8 * tiles * 20 * 4,
-    "many_rows": lambda gated, outputs, rows, grouped: 3 * 32 * (outputs + rows) * 64 * 2,
+    "many_rows": lambda gated, outputs, rows, grouped: 96 << 10,
     "fma_rows": lambda weight, gated, rows, grouped: 8 * rows * 32 * 4,
     "attend_tiles": lambda spans, values, split: 4 * (spans * 2 + (0 if split else values)) * 32 * 16,
     "attend_rows": lambda dims, split: 4 * 32 * 4,

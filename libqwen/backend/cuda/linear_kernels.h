@@ -251,13 +251,16 @@ __global__ void __launch_bounds__(kThreads, kAligned ? 2 : 1) few_rows(Work work
 // Both operands pass through kStages stages of shared memory, each 64 inputs of every row.
 template <bool kGated, int kOutputTiles, int kRowTiles>
 struct ManyRows {
-  static constexpr int kStages = 3;  // of 32 kB the largest, what every GPU from sm_80 on has room for
   static constexpr int kInputs = 64;
   static constexpr int kChunks = kInputs / 8;  // of 16 bytes
   static constexpr int kTileWeights = 32 * kOutputTiles, kTileRows = 32 * kRowTiles;
   static constexpr int kTileOutputs = kGated ? kTileWeights / 2 : kTileWeights;
   static constexpr int kStage = (kTileWeights + kTileRows) * kChunks;  // 16-byte chunks
-  static constexpr size_t kSharedBytes = size_t{kStages} * kStage * 16;
+  // As many as every GPU from sm_80 on has room for. All but one are on their way: small tiles, of which a few dozen rows have so few that
+  // not every multiprocessor has one, read at memory speed only because these are many.
+  static constexpr size_t kSharedBytes = size_t{96} << 10;
+  static constexpr int kStages = static_cast<int>(kSharedBytes / (kStage * 16));
+  static_assert(kStages >= 3);
 
   // Where a chunk of a row is: eight lanes that load together (two rows, four chunks each) meet eight different groups of banks.
   static __device__ __forceinline__ int place_of(int row, int chunk) {
