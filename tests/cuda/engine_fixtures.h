@@ -65,6 +65,26 @@ inline std::vector<std::shared_ptr<Request>> answer(Engine& engine, std::vector<
   return requests;
 }
 
+// At temperature 0 without a seed, else 1; with log-probabilities of the 20 likeliest tokens.
+inline RequestInput generating(std::vector<int32_t> prompt, int64_t tokens, uint64_t seed = 0) {
+  RequestInput input;
+  input.prompt = std::move(prompt);
+  input.params.max_tokens = tokens;
+  input.params.temperature = seed == 0 ? 0 : 1;
+  input.params.seed = seed;
+  input.params.ignore_eos = true;
+  input.params.logprobs = true;
+  input.params.top_logprobs = 20;
+  return input;
+}
+
+// The beginning of the checkpoint's long text, and sevens behind its end.
+inline std::vector<int32_t> text(const char* name, size_t tokens) {
+  auto ids = Expected(kCommitted / name / "expected.safetensors").values<int32_t>("long_input_ids");
+  ids.resize(tokens, 7);
+  return ids;
+}
+
 inline RequestInput wanting_logits(std::vector<int32_t> prompt) {
   RequestInput input;
   input.prompt = std::move(prompt);

@@ -26,24 +26,6 @@ Options with_graphs(const char* dtype, bool graphs, int64_t max_batch_tokens = 5
   return made;
 }
 
-RequestInput generating(std::vector<int32_t> prompt, int64_t tokens, uint64_t seed = 0) {
-  RequestInput input;
-  input.prompt = std::move(prompt);
-  input.params.max_tokens = tokens;
-  input.params.temperature = seed == 0 ? 0 : 1;
-  input.params.seed = seed;
-  input.params.ignore_eos = true;
-  input.params.logprobs = true;
-  input.params.top_logprobs = 20;
-  return input;
-}
-
-std::vector<int32_t> text(const char* name, size_t tokens) {
-  auto ids = Expected(kCommitted / name / "expected.safetensors").values<int32_t>("long_input_ids");
-  ids.resize(tokens, 7);
-  return ids;
-}
-
 struct Graphs {
   int64_t captured = 0, replayed = 0;
   bool operator==(const Graphs&) const = default;

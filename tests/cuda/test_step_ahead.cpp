@@ -23,25 +23,6 @@ Options with_steps_ahead(const char* dtype, bool ahead, int64_t max_batch_tokens
   return made;
 }
 
-std::vector<int32_t> text(const char* name, size_t tokens, size_t first = 0) {
-  auto ids = Expected(kCommitted / name / "expected.safetensors").values<int32_t>("long_input_ids");
-  ids.erase(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(first));
-  ids.resize(tokens, 7);
-  return ids;
-}
-
-RequestInput generating(std::vector<int32_t> prompt, int64_t tokens, uint64_t seed) {
-  RequestInput input;
-  input.prompt = std::move(prompt);
-  input.params.max_tokens = tokens;
-  input.params.temperature = 1;
-  input.params.seed = seed;
-  input.params.ignore_eos = true;
-  input.params.logprobs = true;
-  input.params.top_logprobs = 20;
-  return input;
-}
-
 int64_t steps_ahead(const Engine& engine) {
   for (const KernelCount& count : engine.kernel_counts())
     if (count.name == "step.ahead") return count.calls;

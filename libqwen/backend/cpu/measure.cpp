@@ -10,6 +10,7 @@
 #include "backend/cpu/isa.h"
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/tile_peak.h"
+#include "backend/highest_rate.h"
 #include "base/error.h"
 #include "base/system_memory.h"
 #include "base/thread_pool.h"
@@ -20,25 +21,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double seconds_since(Clock::time_point begin) {
-  return std::chrono::duration<double>(Clock::now() - begin).count();
-}
-
 constexpr double kSeconds = 0.25;  // of each measurement
-constexpr int kRepetitions = 3;    // at least
-
-// Repeats work(), which returns how much it did, and returns the highest rate per second: whatever else ran can only lower it.
-template <class Work>
-double highest_rate(Work work) {
-  double best = 0;
-  const Clock::time_point begin = Clock::now();
-  for (int i = 0; i < kRepetitions || seconds_since(begin) < kSeconds; ++i) {
-    const Clock::time_point start = Clock::now();
-    const double amount = work();
-    best = std::max(best, amount / seconds_since(start));
-  }
-  return best;
-}
 
 // Four streams side by side, and the lines that each will want: one stream, or the hardware's prefetchers alone, give 5 to
 // 10 % less.
@@ -75,7 +58,7 @@ double read_rate(ThreadPool& pool, size_t bytes) {
   const auto piece = [&](int64_t item) { return buffer.data() + static_cast<size_t>(item) * kPiece; };
   pool.for_each(pieces, [&](int64_t item, int) { std::memset(piece(item), 1, kPiece); });
   std::atomic<uint64_t> total{0};  // of use to nobody, so that the reading is not left out
-  return highest_rate([&] {
+  return highest_rate(kSeconds, [&] {
     pool.for_each(pieces, [&](int64_t item, int) {
       total.fetch_add(read_piece(reinterpret_cast<const uint64_t*>(piece(item))), std::memory_order_relaxed);
     });
@@ -95,7 +78,7 @@ double multiply_rate(ThreadPool& pool, PeakKernel kernel) {
   }
   std::atomic<float> total{sink};
   const int64_t pieces = kPieces * pool.threads();
-  return highest_rate([&] {
+  return highest_rate(kSeconds, [&] {
     std::atomic<int64_t> operations{0};
     pool.for_each(pieces, [&](int64_t, int) {
       float own = 0;

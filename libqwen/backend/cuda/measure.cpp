@@ -8,6 +8,7 @@
 #include <string>
 
 #include "backend/backend.h"
+#include "backend/highest_rate.h"
 #include "base/error.h"
 
 namespace qwen {
@@ -16,25 +17,15 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double seconds_since(Clock::time_point begin) {
-  return std::chrono::duration<double>(Clock::now() - begin).count();
-}
-
-constexpr double kSeconds = 0.1;  // of each measurement
-constexpr int kRepetitions = 3;   // at least
-
-// Repeats work(), which gives the stream so much to do, and returns the highest rate per second.
+// work() gives the stream so much to do.
 template <class Work>
-double highest_rate(Stream& stream, Work work) {
-  double best = 0;
-  const Clock::time_point begin = Clock::now();
-  for (int i = 0; i < kRepetitions || seconds_since(begin) < kSeconds; ++i) {
-    const Clock::time_point start = Clock::now();
-    const auto amount = static_cast<double>(work());
+double rate(Stream& stream, Work work) {
+  constexpr double kSeconds = 0.1;
+  return highest_rate(kSeconds, [&] {
+    const auto amount = work();
     stream.synchronize();
-    best = std::max(best, amount / seconds_since(start));
-  }
-  return best;
+    return amount;
+  });
 }
 
 // Far more than caches hold, and long enough that a launch and the wait for it do not count: a millisecond on the fastest.
@@ -53,7 +44,7 @@ double multiply_rate(Stream& stream, Element element, int64_t blocks, float* sum
     stream.synchronize();
     taken = seconds_since(start);
   }
-  return highest_rate(stream, [&] { return multiply_often(stream, element, rounds, blocks, sums); });
+  return rate(stream, [&] { return multiply_often(stream, element, rounds, blocks, sums); });
 }
 
 // Memory for ever: those who are told of it may keep it.
@@ -90,7 +81,7 @@ MachineLimits measure_machine(const CudaOptions& options) {
   limits.flops_per_second =
       multiply_rate(*stream, options.precision == Precision::f32 ? Element::f32 : Element::bf16, blocks,
                     reinterpret_cast<float*>(sums.data()));
-  limits.read_bytes_per_second = highest_rate(*stream, [&] {
+  limits.read_bytes_per_second = rate(*stream, [&] {
     read_all(*stream, buffer.data(), static_cast<int64_t>(bytes), blocks,
              reinterpret_cast<uint32_t*>(sums.data()));
     return bytes;
